@@ -1,0 +1,82 @@
+"""The camera that every renderer of Peel4D takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A distortion-free camera.
+
+    K: (3, 3) float64, pixels. Image coordinates are continuous, (0, 0) is the image's top-left
+        *corner* and the centre of pixel (column i, row j) is (i + 0.5, j + 0.5).
+    R: (3, 3) float64, t: (3,) float64: x_camera = R @ x_world + t, OpenCV axes
+        (x right, y down, z forward).
+    width, height: pixels. near, far: camera-space z limits, world units; points outside vanish.
+    orthographic: K[0, 0] and K[1, 1] are then pixels per world unit and z does not divide.
+    """
+
+    K: np.ndarray
+    R: np.ndarray
+    t: np.ndarray
+    width: int
+    height: int
+    near: float = 1e-3
+    far: float = 1e6
+    orthographic: bool = False
+
+    def __post_init__(self) -> None:
+        for name, shape in (("K", (3, 3)), ("R", (3, 3)), ("t", (3,))):
+            array = np.array(getattr(self, name), dtype=np.float64).reshape(shape)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "width", int(self.width))
+        object.__setattr__(self, "height", int(self.height))
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Camera centre in the world, (3,)."""
+        return -self.R.T @ self.t
+
+    @property
+    def forward(self) -> np.ndarray:
+        """Viewing direction in the world, unit, (3,)."""
+        return self.R[2].copy()
+
+    def to_camera(self, points: np.ndarray) -> np.ndarray:
+        """World points (..., 3) -> camera space (..., 3)."""
+        return np.asarray(points, dtype=np.float64) @ self.R.T + self.t
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """World points (..., 3) -> pixels (..., 2) and depth z (...).
+
+        Pixels are NaN where a perspective camera sees z <= 0, so that a point behind the camera
+        can never pass for one in the image.
+        """
+        p = self.to_camera(points)
+        z = p[..., 2]
+        if self.orthographic:
+            divisor = np.ones_like(z)
+        else:
+            divisor = np.where(z > 0, z, np.nan)
+        x, y = p[..., 0] / divisor, p[..., 1] / divisor
+        u = self.K[0, 0] * x + self.K[0, 1] * y + self.K[0, 2]
+        v = self.K[1, 1] * y + self.K[1, 2]
+        return np.stack([u, v], axis=-1), z
+
+    def crop(self, x: int, y: int, width: int, height: int) -> Camera:
+        """The camera of the pixel window with its top-left corner at (x, y)."""
+        K = self.K.copy()
+        K[0, 2] -= x
+        K[1, 2] -= y
+        return replace(self, K=K, width=width, height=height)
+
+    def scaled(self, width: int, height: int) -> Camera:
+        """The same view at another resolution, (width, height) pixels."""
+        K = self.K.copy()
+        K[0] *= width / self.width
+        K[1] *= height / self.height
+        return replace(self, K=K, width=width, height=height)
