@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that Blender sees. This module only registers."""
+
+from __future__ import annotations
+
+import atexit
+
+from . import cameras, import_clip, panels, properties
+from .render import engine
+
+_MODULES = (properties, engine, cameras, import_clip, panels)
+
+
+def register() -> None:
+    for module in _MODULES:
+        module.register()
+    # bpy as a Python module does not disable add-ons when it ends; a render engine that is still
+    # registered then crashes it (4.2) or hangs it (4.5).
+    atexit.register(unregister)
+
+
+def unregister() -> None:
+    atexit.unregister(unregister)
+    for module in reversed(_MODULES):
+        module.unregister()

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Peel4D stores in a .blend file: on clip objects, on captured cameras and on the scene."""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import (
+    BoolProperty,
+    EnumProperty,
+    FloatProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)
+
+from .timing import FrameMapping
+
+
+class Peel4DClipProperties(bpy.types.PropertyGroup):
+    """`Object.peel4d`: the clip that an object shows, and when."""
+
+    is_clip: BoolProperty(
+        name="Clip", description="This object shows a Peel4D clip", default=False, options=set()
+    )
+    filepath: StringProperty(
+        name="File", description="The clip (.p4d)", subtype="FILE_PATH", options=set()
+    )
+    opacity: FloatProperty(
+        name="Opacity",
+        description="Multiplies the density of every point",
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        subtype="FACTOR",
+    )
+    frame_start: FloatProperty(
+        name="Start Frame",
+        description="Scene frame that shows the first played frame of the clip",
+        default=1.0,
+        step=100,
+        precision=1,
+        options=set(),
+    )
+    frame_offset: IntProperty(
+        name="Offset",
+        description="Number of clip frames to leave out at the beginning",
+        default=0,
+        min=0,
+        options=set(),
+    )
+    speed: FloatProperty(
+        name="Speed",
+        description="Clip frames per scene frame; animate Frame instead for changing speed",
+        default=1.0,
+        min=0.001,
+        soft_max=10.0,
+        options=set(),
+    )
+    sequence_mode: EnumProperty(
+        name="Mode",
+        description="What is shown before the first and after the last frame of the clip",
+        items=(
+            ("CLIP", "Clip", "Nothing"),
+            ("EXTEND", "Extend", "The first or the last frame"),
+            ("REPEAT", "Repeat", "The clip again from its start"),
+            ("PING_PONG", "Ping-Pong", "The clip backwards, then forwards again"),
+        ),
+        default="CLIP",
+        options=set(),
+    )
+    override_frame: BoolProperty(
+        name="Override Frame",
+        description="Show one given frame, which can be animated, instead of playing",
+        default=False,
+        options=set(),
+    )
+    frame: FloatProperty(
+        name="Frame", description="The clip frame to show, counted from 0", default=0.0, min=0.0
+    )
+
+    def frame_mapping(self) -> FrameMapping:
+        """The playback settings without Blender."""
+        return FrameMapping(
+            frame_start=self.frame_start,
+            frame_offset=self.frame_offset,
+            speed=self.speed,
+            sequence_mode=self.sequence_mode,
+            override_frame=self.frame if self.override_frame else None,
+        )
+
+
+class Peel4DCameraProperties(bpy.types.PropertyGroup):
+    """`Camera.peel4d`: the picture format of a captured camera, which Blender keeps per scene."""
+
+    view: StringProperty(name="View", description="Name of the view in the capture", options=set())
+    train: BoolProperty(
+        name="Training View",
+        description="The reconstruction was trained on this view",
+        default=False,
+        options=set(),
+    )
+    width: IntProperty(name="Width", description="Pixels; 0 = not captured", min=0, options=set())
+    height: IntProperty(name="Height", description="Pixels", min=0, options=set())
+    pixel_aspect_x: FloatProperty(name="Pixel Aspect X", default=1.0, min=1.0, options=set())
+    pixel_aspect_y: FloatProperty(name="Pixel Aspect Y", default=1.0, min=1.0, options=set())
+
+
+class Peel4DSceneProperties(bpy.types.PropertyGroup):
+    """`Scene.peel4d`: render settings."""
+
+    layers: IntProperty(
+        name="Layers",
+        description="Nearest points composited in a pixel; 0 = as the clips were made",
+        default=0,
+        min=0,
+        max=64,
+        options=set(),
+    )
+
+
+CLASSES = (Peel4DClipProperties, Peel4DCameraProperties, Peel4DSceneProperties)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+    bpy.types.Object.peel4d = PointerProperty(type=Peel4DClipProperties)
+    bpy.types.Camera.peel4d = PointerProperty(type=Peel4DCameraProperties)
+    bpy.types.Scene.peel4d = PointerProperty(type=Peel4DSceneProperties)
+
+
+def unregister() -> None:
+    del bpy.types.Scene.peel4d
+    del bpy.types.Camera.peel4d
+    del bpy.types.Object.peel4d
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A final render: one picture of one view layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+from mathutils import Color
+
+from ...engine.errors import PeelError
+from ...engine.render.backend import Instance, render_scene
+from ...engine.render.camera import Camera
+from . import color, view
+from .scene import ClipScene, collect
+from .session import SESSION
+
+#: Depth of a pixel that shows nothing, as Blender's own engines write it.
+NO_DEPTH = 1e10
+
+
+@dataclass(frozen=True, eq=False)
+class FinalPicture:
+    """Everything that a picture depends on, copied out of Blender's data.
+
+    camera: of the window that is rendered. full_width, full_height: of the full frame.
+    background: scene-linear colour (3,) behind the clips; None = transparent film.
+    rec709_to_scene_linear: (3, 3), None where the working space is linear Rec. 709.
+    threads: 0 = one per core.
+    """
+
+    clips: ClipScene
+    camera: Camera
+    full_width: int
+    full_height: int
+    view_layer: str
+    background: np.ndarray | None
+    rec709_to_scene_linear: np.ndarray | None
+    threads: int
+
+
+def read(engine: bpy.types.RenderEngine, depsgraph: bpy.types.Depsgraph) -> FinalPicture:
+    """Copy what the picture needs while Blender keeps its data still. Raises PeelError."""
+    scene = depsgraph.scene_eval
+    render = scene.render
+    if render.use_multiview:
+        raise PeelError("stereoscopy is not supported", hint="Switch it off in Output Properties")
+    camera_object = engine.camera_override or scene.camera
+    if camera_object is None:
+        raise PeelError("the scene has no camera", where=f"scene '{scene.name}'")
+    full = view.full_camera(camera_object.evaluated_get(depsgraph), depsgraph, render)
+    window = view.render_window(render)
+    return FinalPicture(
+        clips=collect(depsgraph, SESSION),
+        camera=full.crop(window.x, window.y, window.width, window.height),
+        full_width=full.width,
+        full_height=full.height,
+        view_layer=depsgraph.view_layer_eval.name,
+        background=None if render.film_transparent else _world_color(scene.world),
+        rec709_to_scene_linear=_rec709_to_scene_linear(),
+        threads=render.threads if render.threads_mode == "FIXED" else 0,
+    )
+
+
+def draw(engine: bpy.types.RenderEngine, picture: FinalPicture) -> None:
+    """Decode, peel and hand the passes to Blender. Raises PeelError."""
+    if not picture.clips.clip_count:
+        engine.report({"WARNING"}, "Peel4D: no clip is visible; the picture shows none")
+    instances = []
+    points = 0
+    for index, item in enumerate(picture.clips.instances):
+        if engine.test_break():
+            return
+        engine.update_stats("Peel4D", f"reading clip {index + 1}/{len(picture.clips.instances)}")
+        splats = SESSION.frame(item.clip, item.frame)
+        points += len(splats)
+        instances.append(Instance(splats, item.matrix, item.opacity))
+    if engine.test_break():
+        return
+    engine.update_progress(0.3)
+    engine.update_stats("Peel4D", f"{len(instances)} clip(s), {points:,} points")
+    rendered = render_scene(
+        instances, picture.camera, picture.clips.settings, threads=picture.threads
+    )
+    rgba = color.scene_linear_from_clip(rendered.rgba, picture.rec709_to_scene_linear)
+    if picture.background is not None:
+        rgba = color.over_background(rgba, picture.background)
+    depth = np.where(np.isfinite(rendered.depth), rendered.depth, np.float32(NO_DEPTH))
+    _write(engine, picture, {"Combined": rgba, "Depth": depth})
+    engine.update_progress(1.0)
+
+
+def _write(
+    engine: bpy.types.RenderEngine, picture: FinalPicture, passes: dict[str, np.ndarray]
+) -> None:
+    """passes: by Blender's name, (H, W[, channels]) float32 of the render window, row 0 = top."""
+    # Blender cuts the rectangle to the border by itself.
+    result = engine.begin_result(
+        0, 0, picture.full_width, picture.full_height, layer=picture.view_layer
+    )
+    expected = (picture.camera.width, picture.camera.height)
+    if (result.resolution_x, result.resolution_y) != expected:
+        engine.end_result(result, cancel=True)
+        raise PeelError(
+            f"Blender wants {result.resolution_x}x{result.resolution_y} pixels, "
+            f"{expected[0]}x{expected[1]} were rendered",
+            hint="Please report this with the render border and the resolution",
+        )
+    for render_pass in result.layers[0].passes:
+        pixels = passes.get(render_pass.name)
+        if pixels is not None:
+            render_pass.rect.foreach_set(np.ascontiguousarray(pixels[::-1], np.float32).ravel())
+    engine.end_result(result)
+
+
+def _world_color(world: bpy.types.World | None) -> np.ndarray:
+    """The world's plain colour, scene-linear (3,); its nodes belong to other engines."""
+    return np.zeros(3) if world is None else np.array(world.color, dtype=np.float64)
+
+
+def _rec709_to_scene_linear() -> np.ndarray | None:
+    """(3, 3) from OpenColorIO's configuration, None for the identity (Blender's default)."""
+    columns = [
+        Color(unit).from_rec709_linear_to_scene_linear()
+        for unit in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    ]
+    matrix = np.array(columns, dtype=np.float64).T
+    return None if np.allclose(matrix, np.eye(3), atol=1e-5) else matrix

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Blender's camera and render settings -> the engine's Camera. The only place that converts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+
+from ...engine.errors import PeelError
+from ...engine.render.camera import Camera
+
+#: Blender's camera axes (x right, y up, z backward) -> OpenCV's (x right, y down, z forward).
+OPENCV_FROM_BLENDER = np.diag([1.0, -1.0, -1.0])
+#: How far the camera's axes may be from orthogonal; Blender keeps matrices in single precision.
+_SHEAR_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of the full frame that is rendered. Pixels; (x, y) is its top-left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def full_size(render: bpy.types.RenderSettings) -> tuple[int, int]:
+    """Width and height of the full frame in pixels, with the percentage as Blender rounds it."""
+    scale = render.resolution_percentage
+    return (
+        max(render.resolution_x * scale // 100, 1),
+        max(render.resolution_y * scale // 100, 1),
+    )
+
+
+def render_window(render: bpy.types.RenderSettings) -> Window:
+    """The border of the render region (whole frame when there is none), as Blender rounds it."""
+    width, height = full_size(render)
+    if not render.use_border:
+        return Window(0, 0, width, height)
+    # Blender multiplies in single precision and cuts off the fraction.
+    x0, x1 = (
+        int(np.float32(edge) * np.float32(width))
+        for edge in (render.border_min_x, render.border_max_x)
+    )
+    y0, y1 = (
+        int(np.float32(edge) * np.float32(height))
+        for edge in (render.border_min_y, render.border_max_y)
+    )
+    return Window(x0, height - y1, x1 - x0, y1 - y0)
+
+
+def full_camera(
+    camera_object: bpy.types.Object,
+    depsgraph: bpy.types.Depsgraph,
+    render: bpy.types.RenderSettings,
+) -> Camera:
+    """The camera of the full frame (crop it by the render window).
+
+    camera_object: evaluated camera object. The projection is Blender's own
+    (`calc_matrix_camera`), so that sensor fit, lens shift and pixel aspect mean what they mean in
+    Cycles. Raises PeelError for panoramic and custom cameras and for sheared ones.
+    """
+    data = camera_object.data
+    if data.type not in ("PERSP", "ORTHO"):
+        raise PeelError(
+            f"{data.type.lower()} cameras are not supported",
+            where=f"camera '{camera_object.name}'",
+            hint="Set the camera's type to Perspective or Orthographic",
+        )
+    width, height = full_size(render)
+    projection = np.array(
+        camera_object.calc_matrix_camera(
+            depsgraph,
+            x=width,
+            y=height,
+            scale_x=render.pixel_aspect_x,
+            scale_y=render.pixel_aspect_y,
+        ),
+        dtype=np.float64,
+    )
+    orthographic = data.type == "ORTHO"
+    # The centre of the image in normalised device coordinates sits in the z column of a
+    # perspective projection (z is divided by -z) and in the translation of an orthographic one.
+    shift = projection[:2, 3] if orthographic else -projection[:2, 2]
+    K = np.array(
+        [
+            [projection[0, 0] * width / 2, 0.0, (1.0 + shift[0]) * width / 2],
+            [0.0, projection[1, 1] * height / 2, (1.0 - shift[1]) * height / 2],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+    R, t = world_to_camera(camera_object)
+    return Camera(
+        K=K,
+        R=R,
+        t=t,
+        width=width,
+        height=height,
+        near=data.clip_start,
+        far=data.clip_end,
+        orthographic=orthographic,
+    )
+
+
+def world_to_camera(camera_object: bpy.types.Object) -> tuple[np.ndarray, np.ndarray]:
+    """R (3, 3) and t (3,) of an evaluated camera object, OpenCV axes. Its scale is taken out.
+
+    Raises PeelError when its parents shear it: no pinhole camera sees the world like that.
+    """
+    matrix = np.array(camera_object.matrix_world, dtype=np.float64)
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    if not np.isfinite(matrix).all() or lengths.min() <= 0.0:
+        raise PeelError("the camera has no size or no position", where=camera_object.name)
+    axes = matrix[:3, :3] / lengths
+    if np.abs(axes.T @ axes - np.eye(3)).max() > _SHEAR_TOLERANCE:
+        raise PeelError(
+            "the camera is sheared by the scale of its parents",
+            where=f"camera '{camera_object.name}'",
+            hint="Make the scale of the camera's parents uniform",
+        )
+    # The nearest orthogonal matrix, which removes the rounding of single precision.
+    left, _, right = np.linalg.svd(axes)
+    R = OPENCV_FROM_BLENDER @ (left @ right).T
+    return R, -R @ matrix[:3, 3]

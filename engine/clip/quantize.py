@@ -1,0 +1,145 @@
+"""Quantisation of point attributes, and the Morton curve that orders the points.
+
+Every quantiser works from the true lowest and highest value of the block: nothing is clipped.
+`levels` is the highest code; code 0 decodes to `low`, code `levels` to `high`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+#: 3 x 21 bits fill a 63-bit Morton code.
+MAX_POSITION_LEVELS = (1 << 21) - 1
+#: A float32 tells 2^24 steps of a range apart; finer codes would store its rounding.
+MAX_LEVELS = 1 << 24
+MIN_POSITION_LEVELS = (1 << 16) - 1
+#: Largest value of any basis function of SH band l, sqrt((2 l + 1) / 4 pi). It is also the root of
+#: the band's sum of squares (addition theorem), so it turns a step of the coefficients into the
+#: error of the colour in every direction.
+SH_PEAK = tuple(math.sqrt((2 * band + 1) / (4 * math.pi)) for band in range(4))
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The largest steps of the codes. A decoded value is at most half a step from the original.
+
+    position: in units of the frame's median radius; the grid has 16 bits per axis or, where
+        outliers stretch the bounds so far that this is too coarse, up to 21.
+    radius: relative. density: absolute. color: absolute, of the colour that one SH band adds.
+    """
+
+    position: float = 1 / 32
+    radius: float = 0.005
+    density: float = 1 / 255
+    color: float = 1 / 512
+
+
+def level_count(extent: float, step: float, highest: int = MAX_LEVELS) -> int:
+    """Steps of at most `step` that cover `extent`: 0 for a constant, never above `highest`."""
+    if extent <= 0:
+        return 0
+    return min(max(math.ceil(extent / step), 1), highest)
+
+
+def quantize_linear(values: np.ndarray, low: float, high: float, levels: int) -> np.ndarray:
+    """Values in [low, high] -> codes 0..levels, int64, same shape."""
+    scale = levels / (high - low) if levels else 0.0
+    return np.rint((values.astype(np.float64) - low) * scale).astype(np.int64)
+
+
+def dequantize_linear(codes: np.ndarray, low: float, high: float, levels: int) -> np.ndarray:
+    """Codes -> float32: min(fl(fl(code * step) + low), high) in float32, bit for bit everywhere."""
+    values = codes.astype(np.float32)
+    with np.errstate(over="ignore"):  # codes of a damaged file; the minimum below catches them
+        values *= np.float32((high - low) / max(levels, 1))
+    values += np.float32(low)
+    return np.minimum(values, np.float32(high), out=values)
+
+
+def quantize_log(values: np.ndarray, low: float, high: float, levels: int) -> np.ndarray:
+    """Positive values -> codes that are equidistant in log(value)."""
+    return quantize_linear(np.log(values.astype(np.float64)), math.log(low), math.log(high), levels)
+
+
+def dequantize_log(codes: np.ndarray, low: float, high: float, levels: int) -> np.ndarray:
+    """Codes -> float32 in [low, high]; through a table, as there are few levels and many points."""
+    step = (math.log(high) - math.log(low)) / max(levels, 1)
+    table = np.exp(math.log(low) + step * np.arange(levels + 1)).astype(np.float32)
+    table = np.clip(table, np.float32(low), np.float32(high))
+    return np.take(table, codes, mode="clip")
+
+
+def position_grid(
+    position: np.ndarray, median_radius: float, precision: Precision
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Grid of a frame: low (3,), high (3,) float64 and one step for the three axes.
+
+    The cells are cubes, so that a step along the Morton curve means the same in every direction.
+    """
+    low = position.min(axis=0).astype(np.float64)
+    high = position.max(axis=0).astype(np.float64)
+    extent = float((high - low).max())
+    levels = level_count(extent, precision.position * median_radius, MAX_POSITION_LEVELS)
+    return low, high, extent / max(levels, MIN_POSITION_LEVELS)
+
+
+def quantize_position(position: np.ndarray, low: np.ndarray, step: float) -> np.ndarray:
+    """Positions (N, 3) -> Morton codes (N,) uint64, not sorted."""
+    scale = 1 / step if step > 0 else 0.0
+    cells = np.rint((position.astype(np.float64) - low) * scale)
+    cells = np.minimum(cells, MAX_POSITION_LEVELS).astype(np.uint64)
+    codes = _spread(cells[:, 0])
+    codes |= _spread(cells[:, 1]) << np.uint64(1)
+    codes |= _spread(cells[:, 2]) << np.uint64(2)
+    return codes
+
+
+def dequantize_position(
+    codes: np.ndarray, low: np.ndarray, high: np.ndarray, step: float
+) -> np.ndarray:
+    """Morton codes (N,) uint64 -> positions (N, 3) float32: min(low + cell * step, high)."""
+    # Twelve bits of the code give four bits per axis; one table look-up moves all twelve.
+    packed = np.take(_MORTON_TABLE, (codes & np.uint64(0xFFF)).view(np.int64))
+    chunks = -(-int(codes.max(initial=0)).bit_length() // 12)
+    for shift in range(1, chunks):
+        chunk = ((codes >> np.uint64(12 * shift)) & np.uint64(0xFFF)).view(np.int64)
+        packed |= np.take(_MORTON_TABLE, chunk) << np.uint64(4 * shift)
+    position = np.empty((len(codes), 3), dtype=np.float32)
+    for axis in range(3):
+        cells = (packed >> np.uint64(21 * axis)) & np.uint64(MAX_POSITION_LEVELS)
+        values = cells.astype(np.float64)
+        values *= step
+        values += low[axis]
+        position[:, axis] = np.minimum(values, high[axis], out=values)
+    return position
+
+
+def _spread(cells: np.ndarray) -> np.ndarray:
+    """Moves bit i of a 21-bit number to bit 3 i."""
+    cells = cells & np.uint64(0x1FFFFF)
+    for shift, mask in (
+        (32, 0x1F00000000FFFF),
+        (16, 0x1F0000FF0000FF),
+        (8, 0x100F00F00F00F00F),
+        (4, 0x10C30C30C30C30C3),
+        (2, 0x1249249249249249),
+    ):
+        cells = (cells | (cells << np.uint64(shift))) & np.uint64(mask)
+    return cells
+
+
+def _morton_table() -> np.ndarray:
+    """(4096,) uint64: 12 interleaved bits -> x | y << 21 | z << 42, four bits each."""
+    codes = np.arange(4096, dtype=np.uint64)
+    table = np.zeros(4096, dtype=np.uint64)
+    for bit in range(4):
+        for axis in range(3):
+            source = np.uint64(3 * bit + axis)
+            table |= ((codes >> source) & np.uint64(1)) << np.uint64(21 * axis + bit)
+    return table
+
+
+_MORTON_TABLE = _morton_table()

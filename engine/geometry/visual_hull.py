@@ -1,0 +1,235 @@
+"""The visual hull of one frame: space carving with masks, coarse to fine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ReconstructionError
+from ..render.camera import Camera
+from .filters import remove_outliers
+from .points import Points
+from .rig import check_cameras, pixel_size, rig_bounds
+from .silhouettes import Silhouette, silhouettes, vote
+from .voxels import (
+    ALL_NEIGHBOURS,
+    FACE_NEIGHBOURS,
+    MAX_CELLS,
+    find,
+    key_step,
+    pack,
+)
+
+#: The coarsest grid has at most this many voxels along its longest side.
+_ROOT_CELLS = 12
+#: A grid level with more voxels than this is refused instead of filling the memory.
+_MAX_VOXELS = 12_000_000
+_CHILDREN = np.array(list(np.ndindex(2, 2, 2)), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class HullSettings:
+    """How a hull is carved. All lengths are relative to the rig or the image.
+
+    mask_ratio: a voxel stays when at least this share of the cameras that see it have it in their
+        mask.
+    min_views: and when at least this share of the cameras that vote see it, never fewer than
+        `min_view_count` (or all of them, where there are fewer).
+    dilation: the masks are widened by this fraction of the image's longer side (3 px of 640).
+    min_mask_area: mask components below this fraction of the image are noise (40 px of 640x360).
+    pixels_per_point: the spacing of the points in pixels of the median camera.
+    max_points: the spacing grows until there are at most so many.
+    min_component: connected groups with a smaller share of the points are noise.
+    """
+
+    mask_ratio: float = 0.95
+    min_views: float = 0.25
+    min_view_count: int = 3
+    dilation: float = 3 / 640
+    min_mask_area: float = 40 / (640 * 360)
+    pixels_per_point: float = 3.0
+    max_points: int = 262_144
+    min_component: float = 0.002
+
+    def __post_init__(self) -> None:
+        valid = (
+            0 < self.mask_ratio <= 1
+            and 0 <= self.min_views <= 1
+            and self.min_view_count >= 1
+            and self.dilation >= 0
+            and self.min_mask_area >= 0
+            and self.pixels_per_point > 0
+            and self.max_points >= 1
+            and 0 <= self.min_component < 1
+        )
+        if not valid:
+            raise ReconstructionError(f"the settings of the visual hull are out of range: {self}")
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A box of voxels: origin (3,) its low corner, spacing the voxel size, size (3,) int64."""
+
+    origin: np.ndarray
+    spacing: float
+    size: np.ndarray
+
+    def centres(self, cells: np.ndarray, scale: int = 1) -> np.ndarray:
+        """Centres (N, 3) of cells (N, 3) of the grid that is `scale` times coarser."""
+        return self.origin + (cells + 0.5) * (self.spacing * scale)
+
+
+def visual_hull(
+    cameras: Sequence[Camera],
+    masks: Sequence[np.ndarray | None],
+    settings: HullSettings | None = None,
+    *,
+    bounds: np.ndarray | None = None,
+    spacing: float | None = None,
+) -> Points:
+    """The surface points of the space that the masks of one frame allow.
+
+    cameras: V cameras. masks: V arrays (H, W), true on the subject, or None where there is none.
+    A camera votes on a voxel when it sees it, that is, when the voxel projects into its image
+    from beyond its near plane; cameras without a mask, or with an empty one (a warning), abstain.
+    bounds: (2, 3) world box to search; otherwise it follows from the cameras (`rig_bounds`).
+    spacing: voxel size in world units; otherwise `pixels_per_point` pixels of the median camera at
+        the place where the cameras look. Neither depends on the masks, so all frames of a static
+        rig get the same voxels, unless `max_points` widens the spacing: pass the spacing of the
+        first frame's result on to the others then.
+    Returns points at the centres of the voxels that stay and touch one that does not, with normals
+    and the number of cameras that see them.
+    Raises ReconstructionError where fewer than two cameras vote, the bounds are not known, nothing
+    is left, or the grid would be too fine.
+    Source: 4K4D (space carving), method.md section 1.
+    """
+    settings = settings or HullSettings()
+    check_cameras(cameras)
+    voters = silhouettes(
+        cameras, masks, dilation=settings.dilation, min_area=settings.min_mask_area
+    )
+    if len(voters) < 2:
+        raise ReconstructionError(
+            "only one camera has a mask with anything in it in this frame",
+            hint="A visual hull needs masks of the subject from several cameras",
+        )
+    box = rig_bounds(cameras) if bounds is None else np.asarray(bounds, dtype=np.float64)
+    if box.shape != (2, 3) or not np.isfinite(box).all() or (box[0] >= box[1]).any():
+        raise ReconstructionError(f"the bounds are not a box: {box.tolist()}")
+    if spacing is None:
+        spacing = settings.pixels_per_point * pixel_size(cameras, box.mean(axis=0))
+    if not (np.isfinite(spacing) and spacing > 0):
+        raise ReconstructionError(f"the voxel spacing must be above 0, not {spacing}")
+    while True:
+        points = _carve_surface(voters, settings, box, spacing)
+        if len(points) <= settings.max_points:
+            break
+        spacing *= max(1.05, 1.02 * np.sqrt(len(points) / settings.max_points))
+    least = max(2, int(np.ceil(settings.min_component * len(points))))
+    return remove_outliers(points, min_component=least)
+
+
+def make_grid(box: np.ndarray, spacing: float) -> Grid:
+    """Voxels of size `spacing` (rounded up to whole ones) that fill a box (2, 3)."""
+    size = np.maximum(1, np.ceil((box[1] - box[0]) / spacing * (1 - 1e-9)))
+    if size.max() > MAX_CELLS:
+        raise ReconstructionError(
+            f"the scene is {size.max():.0f} voxels wide", hint="Use a larger spacing"
+        )
+    return Grid(np.asarray(box[0], dtype=np.float64), float(spacing), size.astype(np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Carved:
+    """The voxels that stayed.
+
+    cells: (N, 3) int64, sorted; views: (N,) int32. They lack the voxels deep inside, which are in
+    `interior`: {scale: sorted keys of the cells of the grid `scale` times coarser}.
+    """
+
+    cells: np.ndarray
+    views: np.ndarray
+    interior: dict[int, np.ndarray]
+
+    def contains(self, cells: np.ndarray) -> np.ndarray:
+        """Which cells (..., 3) of the fine grid stayed: bool (...)."""
+        inside = find(pack(self.cells), pack(cells)) >= 0
+        for scale, keys in self.interior.items():
+            inside |= find(keys, pack(cells // scale)) >= 0
+        return inside
+
+
+def carve(
+    voters: Sequence[Silhouette], grid: Grid, settings: HullSettings
+) -> Carved:
+    """Carve a grid coarse to fine; what stays is exactly what voting on every voxel would leave.
+
+    A coarse voxel is dropped only when the bounds of `vote` say that none of its fine voxels can
+    stay. One that certainly stays, and all of its 26 neighbours too, is set aside as interior.
+    """
+    min_views = max(settings.min_view_count, int(np.ceil(settings.min_views * len(voters))))
+    min_views = min(min_views, len(voters))
+    scale = 1
+    while grid.size.max() > scale * _ROOT_CELLS:
+        scale *= 2
+    cells = np.stack(
+        np.meshgrid(*(np.arange(-(-n // scale)) for n in grid.size), indexing="ij"), axis=-1
+    ).reshape(-1, 3)
+    interior: dict[int, np.ndarray] = {}
+    while True:
+        half_diagonal = np.sqrt(3) / 2 * grid.spacing * scale if scale > 1 else 0.0
+        possible, certain, views = vote(
+            grid.centres(cells, scale), half_diagonal, voters, settings.mask_ratio, min_views
+        )
+        if scale == 1:
+            return Carved(cells[possible], views[possible], interior)
+        # A coarse voxel that sticks out of the grid is not all inside.
+        certain &= ((cells + 1) * scale <= grid.size).all(axis=1)
+        keys = pack(cells[certain])
+        deep = certain.copy()
+        around = cells[certain][:, None, :] + ALL_NEIGHBOURS
+        surrounded = find(keys, pack(around)) >= 0
+        for coarser, coarse_keys in interior.items():
+            surrounded |= find(coarse_keys, pack(around // (coarser // scale))) >= 0
+        deep[certain] = surrounded.all(axis=1)
+        if deep.any():
+            interior[scale] = pack(cells[deep])
+        cells = cells[possible & ~deep]
+        if len(cells) * 8 > _MAX_VOXELS:
+            raise ReconstructionError(
+                f"the visual hull needs more than {_MAX_VOXELS:,} voxels",
+                hint="Use a larger spacing, or check that the masks are not all white",
+            )
+        scale //= 2
+        cells = (cells[:, None, :] * 2 + _CHILDREN).reshape(-1, 3)
+        cells = cells[(cells * scale < grid.size).all(axis=1)]
+        cells = cells[np.argsort(pack(cells))]
+
+
+def _carve_surface(voters, settings, box, spacing):
+    """The surface voxels of the hull at one spacing, as Points with normals."""
+    grid = make_grid(box, spacing)
+    carved = carve(voters, grid, settings)
+    if not len(carved.cells):
+        raise ReconstructionError(
+            "the visual hull is empty: no place is in the masks of the cameras that see it",
+            hint="Check the masks and the calibration (`peel4d info`), or lower the mask ratio",
+        )
+    keys = pack(carved.cells)
+    open_side = np.zeros(len(keys), dtype=bool)
+    for offset in FACE_NEIGHBOURS:
+        # The cheap look-up first; cells that only an interior block holds are rare.
+        missing = np.flatnonzero(find(keys, keys + key_step(offset)) < 0)
+        missing = missing[~carved.contains(carved.cells[missing] + offset)]
+        open_side[missing] = True
+    cells = carved.cells[open_side]
+    normal = np.zeros((len(cells), 3))
+    for offset in ALL_NEIGHBOURS:
+        outside = ~carved.contains(cells + offset)
+        normal[outside] += offset / np.linalg.norm(offset)
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    # A voxel that is open on opposite sides alike (one voxel thick) has no side; any will do.
+    normal = np.where(length > 1e-9, normal / np.maximum(length, 1e-9), [0.0, 0.0, 1.0])
+    return Points(grid.centres(cells), grid.spacing, normal, carved.views[open_side])

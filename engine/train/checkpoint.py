@@ -1,0 +1,82 @@
+"""Checkpoints: safetensors with a JSON header, replaced atomically. No pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..atomic import write_bytes, write_text
+from ..errors import ReconstructionError
+from ..render.splats import Splats
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], **metadata: object) -> None:
+    """Write named tensors and JSON metadata. Raises OutputError."""
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(contiguous, metadata={"peel4d": json.dumps(metadata)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read what `save_tensors` wrote. Raises ReconstructionError for anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["peel4d"])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ReconstructionError(
+            f"unreadable checkpoint ({error})",
+            where=path,
+            hint="Delete this file; --resume then trains its frames again",
+        ) from error
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object of ours. Raises ReconstructionError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReconstructionError(
+            f"unreadable ({error})", where=path, hint="Is this a folder made by `reconstruct`?"
+        ) from error
+    if not isinstance(value, dict):
+        raise ReconstructionError(
+            "not a JSON object", where=path, hint="Is this a folder made by `reconstruct`?"
+        )
+    return value
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write a JSON object, atomically and readable."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def save_splats(path: Path, splats: Splats, **metadata: object) -> None:
+    """Write one frame's points. Raises OutputError."""
+    arrays = {
+        "position": splats.position,
+        "radius": splats.radius,
+        "density": splats.density,
+        "sh": splats.sh,
+    }
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    save_tensors(path, tensors, **metadata)
+
+
+def load_splats(path: Path) -> Splats:
+    """Read one frame's points. Raises ReconstructionError."""
+    tensors, _ = load_tensors(path)
+    try:
+        return Splats(*(tensors[n].numpy() for n in ("position", "radius", "density", "sh")))
+    except KeyError as error:
+        raise ReconstructionError(
+            f"checkpoint without {error}",
+            where=path,
+            hint="Delete this file; --resume then trains its frames again",
+        ) from error

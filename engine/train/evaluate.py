@@ -1,0 +1,151 @@
+"""Scores of a reconstruction on its held-out views, from the clip that people will play."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ..capture.capture import Capture
+from ..capture.detect import open_capture
+from ..capture.images import ImageReader
+from ..clip.reader import ClipReader
+from ..errors import ReconstructionError
+from ..progress import Progress, ProgressCallback, silent
+from ..render.backend import render
+from .metrics import REGIONS, Score, psnr, region_of, ssim, summarize
+from .perceptual import load_lpips
+from .plan import Folder, Plan, load_plan
+from .plates import composite, load_plates
+
+STAGES = ("final", "initial")
+
+
+def evaluate(
+    directory: Path,
+    *,
+    views: list[str] | None = None,
+    region: str = "full",
+    stage: str = "final",
+    pictures: Path | None = None,
+    progress: ProgressCallback = silent,
+) -> dict:
+    """Render every frame of the given views (default: the held-out ones) and score it.
+
+    region: "full" or "mask" (see metrics). stage: "final" or "initial", the clip of the untrained
+    points. pictures: folder for PNGs, ground truth beside the render. Pictures are composited over
+    the view's clean plate, or over black where there is none, and an unseen camera has the colours
+    of the rig's mean camera. Returns the stable form of metrics.summarize.
+    """
+    if region not in REGIONS:
+        raise ReconstructionError(f"no region called '{region}'", hint="Use full or mask")
+    folder = Folder(Path(directory))
+    plan = load_plan(folder)
+    capture = open_capture(plan.capture, size=plan.size)
+    reader = ImageReader(capture)
+    names = list(views or plan.test_views)
+    if not names:
+        raise ReconstructionError(
+            "no held-out views to evaluate",
+            where=folder.root,
+            hint="Reconstruct with --test-views, or name some with --views",
+        )
+    indices = [capture.view_index(name) for name in names]
+    plates = load_plates(capture, reader, folder, indices)
+    path = folder.clip if stage == "final" else folder.initial_clip
+    scores: list[Score] = []
+    skipped: list[dict] = []
+    seconds = 0.0
+    with ClipReader(path) as clip:
+        total = len(plan.frames) * len(indices)
+        for step, label in enumerate(plan.frames):
+            frame = capture.frames.index(label)
+            splats = clip.frame(step)
+            for view in indices:
+                name = capture.views[view].name
+                truth, area, reason = _truth(capture, reader, frame, view, region)
+                if truth is None:
+                    skipped.append({"view": name, "frame": label, "reason": reason})
+                    continue
+                begun = time.perf_counter()
+                picture = render(splats, capture.camera(frame, view), clip.info.settings).rgba
+                seconds += time.perf_counter() - begun
+                picture = composite(picture, plates.get(view))
+                # What is scored is what an 8-bit file would hold.
+                picture = np.round(picture * 255).astype(np.float32) / 255
+                scores.append(score(name, label, picture, truth, area))
+                if pictures is not None:
+                    save_comparison(pictures / f"{name}_{label:06d}.png", truth, picture)
+                progress(Progress("evaluate", len(scores) + len(skipped), total))
+    if not scores:
+        raise ReconstructionError(
+            "nothing to compare: " + "; ".join(sorted({entry["reason"] for entry in skipped})),
+            where=folder.root,
+            hint="Name views that have images (and masks for --region mask)",
+        )
+    return summarize(
+        scores,
+        region,
+        stage=stage,
+        camera_color="mean",
+        background=_background(plan, plates, indices),
+        skipped=skipped,
+        render_seconds_per_image=seconds / len(scores),
+    )
+
+
+def score(
+    view: str, frame: int, picture: np.ndarray, truth: np.ndarray, area: np.ndarray | None
+) -> Score:
+    """One picture against the truth, (H, W, 3) in [0, 1], inside `area` or everywhere."""
+    return Score(
+        view,
+        frame,
+        psnr(picture, truth, area),
+        ssim(picture, truth, area),
+        _lpips(picture, truth, area),
+    )
+
+
+def _truth(capture: Capture, reader: ImageReader, frame: int, view: int, region: str):
+    """(picture, area, None), or (None, None, reason) where this image does not count."""
+    if (frame, view) not in capture.images:
+        return None, None, "no image"
+    area = None
+    if region == "mask":
+        mask = reader.mask(frame, view)
+        if mask is None:
+            return None, None, "no mask"
+        area = region_of(mask)
+        if area is None:
+            return None, None, "mask of less than 100 px"
+    return reader.image(frame, view).astype(np.float32) / 255, area, None
+
+
+def _background(plan: Plan, plates: dict[int, np.ndarray], indices: list[int]) -> str:
+    found = sum(view in plates for view in indices)
+    if found == len(indices):
+        return "clean plate"
+    return "black" if found == 0 else "clean plate, black where a view has none"
+
+
+def _lpips(picture: np.ndarray, truth: np.ndarray, area: np.ndarray | None) -> float | None:
+    network = load_lpips()
+    if network is None:
+        return None
+    import torch
+
+    if area is not None:
+        picture = np.where(area[..., None], picture, truth)
+    pair = [torch.from_numpy(np.float32(i)).permute(2, 0, 1)[None] for i in (picture, truth)]
+    with torch.no_grad():
+        return float(network(*pair))
+
+
+def save_comparison(path: Path, truth: np.ndarray, picture: np.ndarray) -> None:
+    """Ground truth, render and four times their difference side by side, as one PNG."""
+    from ..render.files import save_png
+
+    error = np.clip(np.abs(picture - truth) * 4, 0, 1)
+    save_png(path, np.concatenate([truth, picture, error], axis=1))

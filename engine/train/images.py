@@ -1,0 +1,118 @@
+"""Training images: crops around the subject, held in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..capture.capture import Capture
+from ..capture.images import ImageReader
+from ..render.camera import Camera
+from .metrics import dilate
+
+#: Pixels around the mask whose colour counts, and the crop's margin, relative to the image's
+#: longer side (5 and 16 px at 640).
+REGION_MARGIN = 0.008
+CROP_MARGIN = 0.025
+#: A mask with fewer pixels teaches nothing; its camera abstains in this frame.
+MINIMUM_MASK_PX = 40
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingImage:
+    """One crop. camera: of the crop. All tensors are (h, w, ...).
+
+    truth, background: uint8 (h, w, 3), what the camera saw and what lies behind the subject.
+    mask, region: bool (h, w, 1), the subject, and where colour counts.
+    """
+
+    camera: Camera
+    truth: torch.Tensor
+    background: torch.Tensor
+    mask: torch.Tensor
+    region: torch.Tensor
+    region_pixels: float
+
+    @property
+    def nbytes(self) -> int:
+        return 2 * self.truth.numel() + 2 * self.mask.numel()
+
+
+class TrainingImages:
+    """The crops of a capture by (frame, view), made on demand and kept up to `max_bytes`."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        reader: ImageReader,
+        plates: Mapping[int, np.ndarray],
+        *,
+        max_bytes: int,
+    ):
+        self._capture = capture
+        self._reader = reader
+        self._plates = plates
+        self._max_bytes = max_bytes
+        self._cache: OrderedDict[tuple[int, int], TrainingImage | None] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def usable(self, frame: int, views: list[int]) -> list[int]:
+        """The views that can teach something about a frame."""
+        return [view for view in views if self.get(frame, view) is not None]
+
+    def get(self, frame: int, view: int) -> TrainingImage | None:
+        """One crop; None where image or mask is missing or the mask is all but empty."""
+        key = (frame, view)
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        image = self._make(frame, view)
+        with self._lock:
+            self._cache[key] = image
+            self._bytes += image.nbytes if image else 0
+            while self._bytes > self._max_bytes and len(self._cache) > 1:
+                _, old = self._cache.popitem(last=False)
+                self._bytes -= old.nbytes if old else 0
+        return image
+
+    def _make(self, frame: int, view: int) -> TrainingImage | None:
+        if (frame, view) not in self._capture.images:
+            return None
+        mask = self._reader.mask(frame, view)
+        if mask is None or int(mask.sum()) < MINIMUM_MASK_PX:
+            return None
+        rgb = self._reader.image(frame, view)
+        height, width = mask.shape
+        longer = max(height, width)
+        margin = max(2, round(CROP_MARGIN * longer))
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        top, bottom = max(0, rows[0] - margin), min(height, rows[-1] + 1 + margin)
+        left, right = max(0, columns[0] - margin), min(width, columns[-1] + 1 + margin)
+        window = np.s_[top:bottom, left:right]
+        mask, rgb = mask[window], rgb[window]
+        region = dilate(mask, max(1, round(REGION_MARGIN * longer)))
+
+        plate = self._plates.get(view)
+        if plate is None:
+            # Nothing is known behind the subject: teach it against black, cut out by its mask.
+            background = np.zeros_like(rgb)
+            truth = np.where(mask[..., None], rgb, 0).astype(np.uint8)
+        else:
+            known = plate[window][..., 3:] > 0
+            background = np.where(known, plate[window][..., :3], 0).astype(np.uint8)
+            truth = np.where(known | mask[..., None], rgb, 0).astype(np.uint8)
+        return TrainingImage(
+            camera=self._capture.camera(frame, view).crop(left, top, right - left, bottom - top),
+            truth=torch.from_numpy(np.ascontiguousarray(truth)),
+            background=torch.from_numpy(np.ascontiguousarray(background)),
+            mask=torch.from_numpy(np.ascontiguousarray(mask[..., None])),
+            region=torch.from_numpy(np.ascontiguousarray(region[..., None])),
+            region_pixels=float(max(1, region.sum())),
+        )

@@ -1,0 +1,50 @@
+"""The points a frame starts from: visual hull or fused depth, coloured by projection."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..capture.capture import Capture
+from ..capture.images import ImageReader
+from ..errors import ReconstructionError
+from ..geometry.coloring import project_colors
+from ..geometry.depth_fusion import FusionSettings, fuse_depth
+from ..geometry.points import Points
+from ..geometry.visual_hull import HullSettings, visual_hull
+
+
+def initial_points(
+    capture: Capture,
+    reader: ImageReader,
+    frame: int,
+    views: list[int],
+    *,
+    source: str,
+    spacing: float | None = None,
+    spacing_scale: float = 1.0,
+) -> tuple[Points, np.ndarray]:
+    """Points of one frame and their colours, (N, 3) float32 in [0, 1].
+
+    source: "hull" or "depth". spacing: world units; by default the rig's own times
+    `spacing_scale`. Raises ReconstructionError when nothing is left.
+    """
+    views = [view for view in views if (frame, view) in capture.images]
+    cameras = [capture.camera(frame, view) for view in views]
+    masks = [reader.mask(frame, view) for view in views]
+    if source == "depth":
+        depths = [reader.depth(frame, view) for view in views]
+        points = fuse_depth(
+            cameras, depths, masks, FusionSettings(spacing=spacing, spacing_scale=spacing_scale)
+        )
+    else:
+        points = visual_hull(
+            cameras, masks, HullSettings(spacing=spacing, spacing_scale=spacing_scale)
+        )
+    if len(points.position) == 0:
+        raise ReconstructionError(
+            f"frame {capture.frames[frame]}: no point survives",
+            where=capture.path,
+            hint="Do masks and calibration belong together? `peel4d info` checks the rig",
+        )
+    images = [reader.image(frame, view) for view in views]
+    return points, project_colors(points, cameras, images, masks)

@@ -1,0 +1,184 @@
+"""What a reconstruction is going to do, decided and checked before any work, and its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from ..capture.capture import Capture
+from ..errors import ReconstructionError
+from .checkpoint import read_json, write_json
+from .settings import TrainSettings
+
+SCHEMA = "peel4d-reconstruction"
+VERSION = 1
+#: Frames of one training job with a field; also the clip's unit (see DESIGN.md, fragment).
+FRAGMENT_FRAMES = 10
+POINT_SOURCES = ("auto", "hull", "depth")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of a reconstruction, by name."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "reconstruction.json"
+
+    @property
+    def shared(self) -> Path:
+        return self.root / "shared.safetensors"
+
+    @property
+    def running(self) -> Path:
+        return self.root / "running.safetensors"
+
+    @property
+    def clip(self) -> Path:
+        return self.root / "clip.p4d"
+
+    @property
+    def initial_clip(self) -> Path:
+        return self.root / "initial.p4d"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    def frame(self, label: int) -> Path:
+        return self.root / "frames" / f"{label:06d}.safetensors"
+
+    def initial(self, label: int) -> Path:
+        return self.root / "initial" / f"{label:06d}.safetensors"
+
+    def plate(self, view: str) -> Path:
+        return self.root / "plates" / f"{view.replace('/', '_')}.png"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """capture: absolute path. size: given for captures without one. frames: labels. views, test
+    views: names. points: where initial points come from, "hull" or "depth"."""
+
+    capture: str
+    size: tuple[int, int] | None
+    frames: tuple[int, ...]
+    views: tuple[str, ...]
+    test_views: tuple[str, ...]
+    points: str
+    preset: str
+    settings: TrainSettings
+
+
+def make_plan(
+    capture: Capture,
+    *,
+    size: tuple[int, int] | None,
+    frames: str | None,
+    views: list[str] | None,
+    test_views: list[str] | None,
+    points: str,
+    preset: str,
+    settings: TrainSettings,
+) -> Plan:
+    """Resolve what the user asked for against the capture. Raises CaptureError for unknown names
+    and ReconstructionError where nothing can be reconstructed."""
+    if not capture.images:
+        raise ReconstructionError(
+            "the capture is calibration only, it has no images", where=capture.path
+        )
+    held_out = [v.name for v in capture.views if not v.train] if test_views is None else test_views
+    chosen = [v.name for v in capture.views if v.train] if views is None else views
+    for name in [*held_out, *chosen]:
+        capture.view_index(name)
+    chosen = [name for name in chosen if name not in held_out]
+    labels = select_frames(capture, frames)
+
+    indices = [capture.view_index(name) for name in chosen]
+    frame_indices = [capture.frames.index(label) for label in labels]
+    if len({i for f, i in capture.images if i in set(indices) and f in set(frame_indices)}) < 2:
+        raise ReconstructionError(
+            f"{len(indices)} training view(s) with images in these frames, at least 2 are needed",
+            where=capture.path,
+            hint="A point is found where two cameras agree; check --views and --test-views",
+        )
+    depth = sum((f, v) in capture.depths for f in frame_indices for v in indices)
+    if points == "auto":
+        points = "depth" if depth >= 2 * len(frame_indices) else "hull"
+    if points == "depth" and depth == 0:
+        raise ReconstructionError(
+            "no depth maps in this capture", where=capture.path, hint="Use --points hull"
+        )
+    if not any((f, v) in capture.masks for f in frame_indices for v in indices):
+        raise ReconstructionError(
+            "no masks in this capture",
+            where=capture.path,
+            hint="Foreground masks are needed: one PNG per image, white where the subject is",
+        )
+    return Plan(
+        str(capture.path.resolve()),
+        size,
+        tuple(labels),
+        tuple(chosen),
+        tuple(held_out),
+        points,
+        preset,
+        settings,
+    )
+
+
+def select_frames(capture: Capture, text: str | None) -> list[int]:
+    """Frame labels of "a:b" (a <= label < b, either end may be left out) or of all frames."""
+    if text is None:
+        return list(capture.frames)
+    first, colon, last = text.partition(":")
+    try:
+        low = int(first) if first else capture.frames[0]
+        high = (int(last) if last else capture.frames[-1] + 1) if colon else low + 1
+    except ValueError:
+        raise ReconstructionError(
+            f"'{text}' is not a frame range", hint="Write a:b, as in --frames 0:10"
+        ) from None
+    labels = [label for label in capture.frames if low <= label < high]
+    if not labels:
+        raise ReconstructionError(
+            f"no frame in {text}",
+            where=capture.path,
+            hint=f"The capture has frames {capture.frames[0]} to {capture.frames[-1]}",
+        )
+    return labels
+
+
+def save_plan(folder: Folder, plan: Plan) -> None:
+    write_json(folder.plan, {"schema": SCHEMA, "version": VERSION, **asdict(plan)})
+
+
+def load_plan(folder: Folder) -> Plan:
+    """Read reconstruction.json. Raises ReconstructionError for anything but our own schema."""
+    if not folder.plan.is_file():
+        raise ReconstructionError(
+            "no reconstruction here (reconstruction.json is missing)",
+            where=folder.root,
+            hint="Make one with `peel4d reconstruct CAPTURE -o DIR`",
+        )
+    value = read_json(folder.plan)
+    if value.get("schema") != SCHEMA or value.get("version") != VERSION:
+        raise ReconstructionError(
+            f"not a {SCHEMA} of version {VERSION}",
+            where=folder.plan,
+            hint="It was made by another version of Peel4D; reconstruct again",
+        )
+    try:
+        settings = TrainSettings(**value["settings"])
+        names = {field.name for field in fields(Plan)} - {"settings"}
+        plain = {
+            name: tuple(value[name]) if isinstance(value[name], list) else value[name]
+            for name in names
+        }
+        return Plan(settings=settings, **plain)
+    except (KeyError, TypeError) as error:
+        raise ReconstructionError(
+            f"incomplete ({error})", where=folder.plan, hint="Reconstruct again"
+        ) from error

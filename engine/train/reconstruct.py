@@ -1,0 +1,329 @@
+"""From a capture to a clip: the stages of a reconstruction, each resumable."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import __name__ as engine_name
+from ..capture.capture import Capture
+from ..capture.detect import open_capture
+from ..capture.images import ImageReader
+from ..clip.clip import ClipCamera
+from ..clip.writer import write_clip
+from ..errors import ReconstructionError
+from ..model.camera_color import CameraColor
+from ..model.kplanes import FieldPoints
+from ..model.points import ExplicitPoints
+from ..progress import Progress, ProgressCallback, silent
+from ..render.settings import PeelSettings
+from ..render.splats import Splats
+from .checkpoint import load_splats, load_tensors, save_splats, save_tensors
+from .images import TrainingImages
+from .initialize import initial_points
+from .plan import FRAGMENT_FRAMES, Folder, Plan, load_plan, save_plan
+from .plates import load_plates
+from .trainer import Job, train
+
+log = logging.getLogger(engine_name)
+
+#: Frames, spread over the clip, on which the cameras' colours are learned.
+COLOR_FRAMES = 2
+#: Layers that a clip is displayed with (4K4D: 12).
+DISPLAY_LAYERS = 12
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How `--max-memory` is shared out, bytes: decoded images and training crops."""
+
+    images: int
+    crops: int
+
+    @classmethod
+    def of(cls, total: int) -> Memory:
+        return cls(images=total // 4, crops=total // 4)
+
+
+@dataclass(eq=False)
+class _Run:
+    """What every stage of one run needs."""
+
+    plan: Plan
+    folder: Folder
+    capture: Capture
+    reader: ImageReader
+    views: list[int]
+    images: TrainingImages
+    progress: ProgressCallback
+    spacing: float
+    color: CameraColor
+
+
+def reconstruct(
+    plan: Plan,
+    output: Path,
+    *,
+    resume: bool = False,
+    max_memory: int = 4 << 30,
+    progress: ProgressCallback = silent,
+) -> dict:
+    """Train `plan` into the folder `output` and bake `clip.p4d` and `initial.p4d` there.
+
+    resume: go on with what is in the folder; a frame that is complete is not trained again and an
+    unfinished one continues from its last checkpoint. Returns {"seconds", "points",
+    "bytes_per_frame", ...}. Raises CaptureError, ReconstructionError, OutputError.
+    """
+    started = time.monotonic()
+    folder = Folder(Path(output))
+    _claim(folder, plan, resume)
+    torch.manual_seed(plan.settings.seed)
+    capture = open_capture(plan.capture, size=plan.size)
+    memory = Memory.of(max_memory)
+    reader = ImageReader(capture, cache_bytes=memory.images)
+    views = [capture.view_index(name) for name in plan.views]
+    tests = [capture.view_index(name) for name in plan.test_views]
+    plates = load_plates(capture, reader, folder, [*views, *tests], progress)
+    images = TrainingImages(capture, reader, plates, max_bytes=memory.crops)
+    spacing, color = _shared_stage(plan, folder, capture, reader, views, images, progress)
+    run = _Run(plan, folder, capture, reader, views, images, progress, spacing, color)
+
+    for start in range(0, len(plan.frames), FRAGMENT_FRAMES):
+        labels = plan.frames[start : start + FRAGMENT_FRAMES]
+        if plan.settings.model == "field":
+            _train_fragment(run, labels)
+        else:
+            for label in labels:
+                _train_frame(run, label)
+    folder.running.unlink(missing_ok=True)
+    result = bake(plan, folder, capture)
+    return {**result, "seconds": time.monotonic() - started, "spacing": spacing}
+
+
+def _claim(folder: Folder, plan: Plan, resume: bool) -> None:
+    """Make the folder ours, or go on with what is in it."""
+    if folder.plan.is_file():
+        if not resume:
+            raise ReconstructionError(
+                "a reconstruction is already here",
+                where=folder.root,
+                hint="Add --resume to go on with it, or choose another folder",
+            )
+        before = load_plan(folder)
+        if before != plan:
+            changed = [n for n in plan.__dict__ if getattr(plan, n) != getattr(before, n)]
+            raise ReconstructionError(
+                f"this folder was started with other {', '.join(changed)}",
+                where=folder.root,
+                hint="Resume with the same arguments, or choose another folder",
+            )
+    else:
+        save_plan(folder, plan)
+
+
+def _shared_stage(
+    plan: Plan,
+    folder: Folder,
+    capture: Capture,
+    reader: ImageReader,
+    views: list[int],
+    images: TrainingImages,
+    progress: ProgressCallback,
+) -> tuple[float, CameraColor]:
+    """What all frames share: the point spacing and the cameras' colours."""
+    color = CameraColor(len(capture.views))
+    if folder.shared.is_file():
+        tensors, metadata = load_tensors(folder.shared)
+        color.load_state_dict(tensors)
+        return float(metadata["spacing"]), color
+
+    count = min(COLOR_FRAMES, len(plan.frames))
+    positions = np.linspace(0, len(plan.frames) - 1, count + 2)[1:-1].round().astype(int)
+    labels = [plan.frames[i] for i in sorted(set(positions))]
+    spacing = None
+    log_gain, offset, weight = (torch.zeros_like(color.log_gain) for _ in range(3))
+    settings = replace(plan.settings, model="explicit", steps=max(150, plan.settings.steps // 2))
+    for number, label in enumerate(labels):
+        frame = capture.frames.index(label)
+        points, rgb = initial_points(
+            capture,
+            reader,
+            frame,
+            views,
+            source=plan.points,
+            spacing=spacing,
+            spacing_scale=settings.spacing_scale,
+        )
+        spacing = points.spacing
+        usable = images.usable(frame, views)
+        if len(usable) < 3:
+            continue  # two cameras cannot tell a camera's colour from a material's
+        learned = CameraColor(len(capture.views))
+        train(
+            _explicit(points.position, rgb, spacing, settings),
+            learned,
+            Job(f"color-{label}", (frame,), (tuple(usable),)),
+            images,
+            settings,
+            learn_color=True,
+            on_step=_reporter(progress, "camera colour", number, len(labels)),
+        )
+        learned.center(usable)
+        log_gain[usable] += learned.log_gain.detach()[usable]
+        offset[usable] += learned.offset.detach()[usable]
+        weight[usable] += 1
+    with torch.no_grad():
+        color.log_gain += log_gain / weight.clamp_min(1)
+        color.offset += offset / weight.clamp_min(1)
+        taught = torch.nonzero(weight[:, 0]).flatten().tolist()
+        if taught:
+            color.center(taught)
+    save_tensors(folder.shared, color.state_dict(), spacing=spacing)
+    return spacing, color
+
+
+def _explicit(position, rgb, spacing, settings) -> ExplicitPoints:
+    return ExplicitPoints(
+        position,
+        rgb,
+        spacing,
+        sh_degree=settings.sh_degree,
+        radius=settings.radius,
+        density=settings.density,
+    )
+
+
+def _start(run: _Run, label: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Initial points of a frame, kept on disk: positions, colours, and the views that teach it."""
+    plan, folder = run.plan, run.folder
+    frame = run.capture.frames.index(label)
+    points, rgb = initial_points(
+        run.capture, run.reader, frame, run.views, source=plan.points, spacing=run.spacing
+    )
+    start = _explicit(points.position, rgb, run.spacing, replace(plan.settings, sh_degree=0))
+    save_splats(folder.initial(label), start().to_splats())
+    return points.position, rgb, run.images.usable(frame, run.views)
+
+
+def _train_frame(run: _Run, label: int) -> None:
+    plan, folder = run.plan, run.folder
+    if folder.frame(label).is_file() and folder.initial(label).is_file():
+        return
+    frame = run.capture.frames.index(label)
+    position, rgb, usable = _start(run, label)
+    model = _explicit(position, rgb, run.spacing, plan.settings)
+    psnr = train(
+        model,
+        run.color,
+        Job(str(label), (frame,), (tuple(usable),)),
+        run.images,
+        plan.settings,
+        checkpoint=folder.running,
+        on_step=_reporter(run.progress, "frames", plan.frames.index(label), len(plan.frames)),
+    )
+    save_splats(folder.frame(label), model().to_splats(), psnr=psnr)
+
+
+def _train_fragment(run: _Run, labels: tuple[int, ...]) -> None:
+    plan, folder = run.plan, run.folder
+    if all(folder.frame(label).is_file() for label in labels):
+        return
+    starts = [_start(run, label) for label in labels]
+    everything = np.concatenate([position for position, _, _ in starts])
+    margin = 3 * run.spacing
+    bounds = np.stack([everything.min(axis=0) - margin, everything.max(axis=0) + margin])
+    torch.manual_seed(plan.settings.seed)
+    settings = plan.settings
+    model = FieldPoints(
+        [position for position, _, _ in starts],
+        [rgb for _, rgb, _ in starts],
+        run.spacing,
+        bounds,
+        sh_degree=settings.sh_degree,
+        radius=settings.radius,
+        density=settings.density,
+    )
+    first = plan.frames.index(labels[0])
+    psnr = train(
+        model,
+        run.color,
+        Job(
+            f"fragment-{labels[0]}",
+            tuple(run.capture.frames.index(label) for label in labels),
+            tuple(tuple(usable) for _, _, usable in starts),
+        ),
+        run.images,
+        settings,
+        checkpoint=folder.running,
+        on_step=_reporter(run.progress, "frames", first, len(plan.frames), len(labels)),
+    )
+    with torch.no_grad():
+        for step, label in enumerate(labels):
+            save_splats(folder.frame(label), model(step).to_splats(), psnr=psnr)
+
+
+def _reporter(progress: ProgressCallback, stage: str, first: int, frames: int, count: int = 1):
+    """Turn the steps of one job into the progress of a stage that counts frames in thousandths."""
+    started = time.monotonic()
+
+    def report(step: int, total: int, psnr: float) -> None:
+        part = step / total
+        done = first + part * count
+        elapsed = time.monotonic() - started
+        eta = elapsed / max(part, 1e-6) * (frames - done) / count
+        progress(Progress(stage, round(done * 1000), frames * 1000, eta, {"training_psnr": psnr}))
+
+    return report
+
+
+def bake(plan: Plan, folder: Folder, capture: Capture) -> dict:
+    """Write the clip and the clip of the initial points from the frames' checkpoints."""
+    cameras = [
+        ClipCamera.of(view.name, capture.camera(0, index), train=view.name in plan.views)
+        for index, view in enumerate(capture.views)
+        if not capture.moving
+    ]
+    settings = PeelSettings(layers=DISPLAY_LAYERS)
+    provenance = {
+        "capture": Path(plan.capture).name,
+        "preset": plan.preset,
+        "model": plan.settings.model,
+        "points": plan.points,
+        "steps": plan.settings.steps,
+        "seed": plan.settings.seed,
+    }
+    counts: list[int] = []
+
+    def frames(file_of, count: bool):
+        for label in plan.frames:
+            splats: Splats = load_splats(file_of(label))
+            if count:
+                counts.append(len(splats))
+            yield splats
+
+    common = {
+        "fps": capture.fps,
+        "cameras": cameras,
+        "settings": settings,
+        "first_frame": plan.frames[0],
+        "up": capture.up,
+    }
+    write_clip(
+        folder.initial_clip,
+        frames(folder.initial, False),
+        provenance={**provenance, "stage": "initial"},
+        **common,
+    )
+    write_clip(folder.clip, frames(folder.frame, True), provenance=provenance, **common)
+    size = folder.clip.stat().st_size
+    return {
+        "frames": len(plan.frames),
+        "points_per_frame": round(float(np.mean(counts))),
+        "bytes": size,
+        "bytes_per_frame": round(size / len(plan.frames)),
+    }

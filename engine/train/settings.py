@@ -1,0 +1,69 @@
+"""What a training run can be told. Lengths are in point spacings, so no setting knows metres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..errors import ReconstructionError
+from ..render.settings import PeelSettings
+
+MODELS = ("explicit", "field")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training recipe.
+
+    model: "explicit" (attributes per point) or "field" (K-Planes, heads and a colour per point).
+    steps: optimisation steps per frame, one crop of one image each.
+    sh_degree: of the view-dependent colour. layers: K of the peel in training.
+    spacing_scale: point spacing relative to the rig's own (see geometry.visual_hull); below 1 is
+        finer. radius, density: start values, in spacings and in [0, 1].
+    rates: Adam's learning rates; position in spacings, decayed by `decay` over the run.
+    mask_weight, dssim_weight, lpips_weight: of the losses beside the colour's mean squared error.
+    """
+
+    model: str = "explicit"
+    steps: int = 400
+    sh_degree: int = 1
+    layers: int = 12
+    spacing_scale: float = 1.0
+    radius: float = 1.2
+    density: float = 0.7
+    position_rate: float = 0.1
+    radius_rate: float = 0.03
+    density_rate: float = 0.05
+    color_rate: float = 5e-3
+    field_rate: float = 1e-2
+    head_rate: float = 2e-3
+    decay: float = 0.1
+    mask_weight: float = 5e-3
+    dssim_weight: float = 0.0
+    lpips_weight: float = 1e-3
+    seed: int = 0
+
+    @property
+    def peel(self) -> PeelSettings:
+        # Training wants the tail of the gradient that a display may cut off.
+        return PeelSettings(layers=self.layers, min_transmittance=1e-3)
+
+
+PRESETS = {
+    "draft": TrainSettings(steps=150),
+    "standard": TrainSettings(),
+    "high": TrainSettings(steps=800),
+}
+
+
+def preset(name: str, **changes: object) -> TrainSettings:
+    """A named recipe with single settings replaced. Raises ReconstructionError for a bad name."""
+    if name not in PRESETS:
+        raise ReconstructionError(
+            f"no preset called '{name}'", hint=f"The presets are: {', '.join(PRESETS)}"
+        )
+    settings = replace(PRESETS[name], **changes)
+    if settings.model not in MODELS:
+        raise ReconstructionError(
+            f"no model called '{settings.model}'", hint=f"The models are: {', '.join(MODELS)}"
+        )
+    return settings

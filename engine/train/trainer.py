@@ -1,0 +1,231 @@
+"""The optimisation: one crop of one image a step, Adam, exponential decay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import ReconstructionError
+from ..model.camera_color import CameraColor
+from ..model.kplanes import FieldPoints
+from ..model.points import ExplicitPoints
+from .checkpoint import load_tensors, save_tensors
+from .images import TrainingImage, TrainingImages
+from .losses import color_loss, mask_loss, structural_dissimilarity
+from .peel_autograd import peel
+from .perceptual import load_lpips
+from .settings import TrainSettings
+
+#: Seconds between checkpoints inside a job.
+CHECKPOINT_SECONDS = 15.0
+
+StepCallback = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job: a model and the (frame, view) images that teach it.
+
+    frames: capture frame index of each of the model's steps in time. views: usable views of each.
+    key: what names the job in random seeds and checkpoints, so that a resumed job draws the same
+    images in the same order.
+    """
+
+    key: str
+    frames: tuple[int, ...]
+    views: tuple[tuple[int, ...], ...]
+
+
+def schedule(job: Job, settings: TrainSettings) -> list[tuple[int, int]]:
+    """(time step, view) of every optimisation step: shuffled epochs, the same for the same seed."""
+    every = [(step, view) for step, views in enumerate(job.views) for view in views]
+    if not every:
+        return []
+    seed = np.frombuffer(f"{settings.seed}/{job.key}".encode(), dtype=np.uint8)
+    random = np.random.default_rng(seed.tolist())
+    total = settings.steps * sum(1 for views in job.views if views)
+    order: list[tuple[int, int]] = []
+    while len(order) < total:
+        order.extend(every[i] for i in random.permutation(len(every)))
+    return order[:total]
+
+
+def optimizer_for(
+    model: ExplicitPoints | FieldPoints, color: CameraColor | None, settings: TrainSettings
+) -> torch.optim.Adam:
+    """Adam with the learning rates of `settings`; `color` joins when it is to be learned."""
+    if isinstance(model, FieldPoints):
+        groups = [
+            (list(model.offsets), settings.position_rate),
+            (list(model.colors), settings.color_rate / 0.282),
+            (list(model.field.parameters()), settings.field_rate),
+            (list(model.heads.parameters()), settings.head_rate),
+        ]
+    else:
+        # The DC coefficient is colour / Y_0, so its rate is scaled alike to move colours by
+        # `color_rate`; the directional part learns slower, as it is seen by few cameras each.
+        groups = [
+            ([model.offset], settings.position_rate),
+            ([model.radius_raw], settings.radius_rate),
+            ([model.density_raw], settings.density_rate),
+            ([model.color], settings.color_rate / 0.282),
+            ([model.directional], settings.color_rate),
+        ]
+    if color is not None:
+        groups.append((list(color.parameters()), settings.color_rate))
+    return torch.optim.Adam(
+        [{"params": parameters, "lr": rate} for parameters, rate in groups],
+        eps=1e-15,
+        fused=True,
+    )
+
+
+def picture_loss(
+    rgba: torch.Tensor,
+    image: TrainingImage,
+    view: int,
+    color: CameraColor,
+    settings: TrainSettings,
+) -> tuple[torch.Tensor, float]:
+    """The loss of one rendered crop, and its colour error (mean square) for progress."""
+    alpha = rgba[..., 3:]
+    truth = image.truth.float() / 255
+    background = image.background.float() / 255
+    region = image.region.float()
+    mask = image.mask.float()
+    picture = color(view, rgba[..., :3], alpha) + (1 - alpha) * background
+    error = color_loss(picture, truth, region, image.region_pixels)
+    loss = error + settings.mask_weight * mask_loss(alpha, mask)
+    if settings.dssim_weight:
+        loss = loss + settings.dssim_weight * structural_dissimilarity(picture, truth, region)
+    lpips = load_lpips() if settings.lpips_weight else None
+    if lpips is not None:
+        pair = [(image * region).permute(2, 0, 1)[None] for image in (picture, truth)]
+        loss = loss + settings.lpips_weight * lpips(*pair)
+    return loss, float(error.detach())
+
+
+def train(
+    model: ExplicitPoints | FieldPoints,
+    color: CameraColor,
+    job: Job,
+    images: TrainingImages,
+    settings: TrainSettings,
+    *,
+    learn_color: bool = False,
+    checkpoint: Path | None = None,
+    on_step: StepCallback | None = None,
+) -> float:
+    """Optimise `model` in place and return the training PSNR of the last epoch, in dB.
+
+    checkpoint: a file that is written every few seconds and read first if it belongs to this job;
+    training then goes on where it stopped and ends in the same place. on_step(step, total, psnr)
+    is called about ten times a second. Raises ReconstructionError when nothing can be learned or
+    the optimisation diverges.
+    """
+    order = schedule(job, settings)
+    if not order:
+        raise ReconstructionError(
+            f"no usable image in frame {job.key}",
+            hint="Check the masks with `peel4d info`; every one of this frame is empty or missing",
+        )
+    optimizer = optimizer_for(model, color if learn_color else None, settings)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    first = _restore(checkpoint, job, settings, model, color, optimizer) if checkpoint else 0
+    errors: list[float] = []
+    saved = reported = time.monotonic()
+
+    for step in range(first, len(order)):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * settings.decay ** (step / len(order))
+        time_step, view = order[step]
+        image = images.get(job.frames[time_step], view)
+        points = model(time_step)
+        rgba, _ = peel(*points, image.camera, settings.peel)
+        loss, error = picture_loss(rgba, image, view, color, settings)
+        if not np.isfinite(error):
+            raise ReconstructionError(
+                f"training diverged in frame {job.key}, step {step}",
+                hint="Lower the learning rates, or report this with the log file",
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        errors.append(error)
+
+        now = time.monotonic()
+        if on_step and now - reported > 0.1:
+            on_step(step + 1, len(order), psnr_of(errors[-50:]))
+            reported = now
+        if checkpoint and now - saved > CHECKPOINT_SECONDS:
+            _save(checkpoint, job, settings, step + 1, model, color, optimizer)
+            saved = now
+    if on_step:
+        on_step(len(order), len(order), psnr_of(errors[-50:]))
+    return psnr_of(errors[-len(set(order)) :])
+
+
+def psnr_of(errors: list[float]) -> float:
+    """Mean PSNR in dB of mean squared errors; 0 when there are none (a job that was complete)."""
+    return float(-10 * np.log10(np.maximum(errors, 1e-10)).mean()) if errors else 0.0
+
+
+def _identity(job: Job, settings: TrainSettings) -> dict:
+    return {"job": job.key, "settings": repr(settings), "views": [list(v) for v in job.views]}
+
+
+def _save(
+    path: Path,
+    job: Job,
+    settings: TrainSettings,
+    step: int,
+    model: torch.nn.Module,
+    color: CameraColor,
+    optimizer: torch.optim.Adam,
+) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"color.{name}": value for name, value in color.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+    save_tensors(path, tensors, step=step, **_identity(job, settings))
+
+
+def _restore(
+    path: Path,
+    job: Job,
+    settings: TrainSettings,
+    model: torch.nn.Module,
+    color: CameraColor,
+    optimizer: torch.optim.Adam,
+) -> int:
+    """Load a checkpoint of this very job and return the step to go on with; 0 if there is none."""
+    if not path.is_file():
+        return 0
+    tensors, metadata = load_tensors(path)
+    identity = _identity(job, settings)
+    if {name: metadata.get(name) for name in identity} != identity:
+        return 0
+    parts: dict[str, dict] = {"model": {}, "color": {}, "adam": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in parts["adam"].items():
+        index, _, field = name.partition(".")
+        state.setdefault(int(index), {})[field] = value
+    try:
+        model.load_state_dict(parts["model"])
+        color.load_state_dict(parts["color"])
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ReconstructionError(
+            "the checkpoint does not fit this reconstruction",
+            where=path,
+            hint="Delete this file; --resume then trains its frames again",
+        ) from error
+    return int(metadata["step"])

@@ -1,0 +1,180 @@
+"""A fresh Blender scene per test, synthetic clips, and a reader for the pictures Blender writes.
+
+bpy runs inside the test process: one import for all tests, factory settings before each.
+"""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+bpy = pytest.importorskip("bpy", reason="needs bpy")
+
+import peel4d
+from peel4d.engine.clip.clip import ClipCamera
+from peel4d.engine.clip.writer import write_clip
+from peel4d.engine.render.settings import PeelSettings
+from peel4d.engine.render.splats import SH_COUNTS, Splats
+
+SETTINGS = PeelSettings(layers=9, min_radius_px=0.6)
+
+
+@pytest.fixture(scope="session")
+def registered():
+    """Peel4D registered as from a pip environment."""
+    peel4d.register()
+    yield
+    peel4d.unregister()
+
+
+@pytest.fixture
+def scene(registered):
+    """An empty scene that renders with Peel4D, small, transparent, under Standard, undithered."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    scene = bpy.context.scene
+    scene.render.engine = "PEEL4D"
+    scene.render.resolution_x, scene.render.resolution_y = 96, 64
+    scene.render.resolution_percentage = 100
+    scene.render.film_transparent = True
+    scene.render.dither_intensity = 0.0
+    scene.view_settings.view_transform = "Standard"
+    bpy.context.view_layer.use_pass_z = True
+    return scene
+
+
+def blob(seed: int, count: int = 600, degree: int = 1, shift=(0.0, 0.0, 0.0)) -> Splats:
+    """Points on a bumpy sphere of radius 0.5 around `shift`: overlapping, half-transparent, of a
+    colour that depends on the direction."""
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=(count, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    position = direction * rng.uniform(0.4, 0.5, (count, 1)) + np.asarray(shift)
+    sh = rng.normal(scale=0.25, size=(count, SH_COUNTS[degree], 3))
+    sh[:, 0] = rng.uniform(0.2, 3.3, (count, 3))  # Y_0 * 3.3 = 0.93
+    return Splats(position, rng.uniform(0.01, 0.06, count), rng.uniform(0.3, 1.0, count), sh)
+
+
+def ring(count: int = 3, width: int = 96, height: int = 64) -> tuple[ClipCamera, ...]:
+    """Cameras around the z axis of a clip whose up is +z, each with a lens of its own."""
+    cameras = []
+    for index in range(count):
+        angle = 2.0 * np.pi * index / count + 0.3
+        centre = np.array([2.2 * np.cos(angle), 2.2 * np.sin(angle), 0.5])
+        forward = -centre / np.linalg.norm(centre)
+        right = np.cross(forward, [0.0, 0.0, 1.0])
+        right /= np.linalg.norm(right)
+        R = np.stack([right, np.cross(forward, right), forward])
+        fx = 110.0 + 10.0 * index
+        fy = fx * (1.0, 1.04, 0.97)[index % 3]
+        K = np.array(
+            [[fx, 0.0, width / 2 + 3.3 * index], [0.0, fy, height / 2 - 2.1 * index], [0, 0, 1]]
+        )
+        cameras.append(ClipCamera(f"cam{index:02d}", K, R, -R @ centre, width, height, index != 1))
+    return tuple(cameras)
+
+
+@pytest.fixture(scope="session")
+def clip_path(tmp_path_factory) -> Path:
+    """Five frames of a moving blob with three cameras."""
+    path = tmp_path_factory.mktemp("clips") / "blob.p4d"
+    frames = [blob(seed, shift=(0.1 * seed - 0.2, 0.0, 0.05 * seed)) for seed in range(5)]
+    write_clip(
+        path, frames, fps=25.0, cameras=ring(), settings=SETTINGS, provenance={"made_by": "test"}
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_clip_path(tmp_path_factory) -> Path:
+    """One frame, other points, no cameras."""
+    path = tmp_path_factory.mktemp("clips") / "other.p4d"
+    write_clip(path, [blob(77, degree=0)], fps=25.0, settings=SETTINGS, provenance={})
+    return path
+
+
+def parse_exr(path: Path) -> dict[str, np.ndarray]:
+    """Channels of an uncompressed single-part scanline OpenEXR file, (H, W) float32, row 0 = top.
+
+    The few bytes of the format that Blender writes with codec NONE:
+    https://openexr.com/en/latest/OpenEXRFileLayout.html
+    """
+    data = Path(path).read_bytes()
+    magic, version = struct.unpack_from("<II", data)
+    assert magic == 20000630 and version & 0x1A00 == 0, "not a plain scanline file"
+    at = 8
+    attributes = {}
+    while data[at]:
+        name, at = _text(data, at)
+        _kind, at = _text(data, at)
+        (size,) = struct.unpack_from("<i", data, at)
+        attributes[name] = data[at + 4 : at + 4 + size]
+        at += 4 + size
+    at += 1
+    assert attributes["compression"] == b"\0"
+    x0, y0, x1, y1 = struct.unpack("<4i", attributes["dataWindow"])
+    width, height = x1 - x0 + 1, y1 - y0 + 1
+    channels, position = [], 0
+    while attributes["channels"][position]:
+        name, position = _text(attributes["channels"], position)
+        (kind,) = struct.unpack_from("<i", attributes["channels"], position)
+        assert kind == 2, "expected 32-bit floats"
+        channels.append(name)
+        position += 16
+    rows = np.empty((height, len(channels), width), np.float32)
+    for offset in np.frombuffer(data, "<u8", height, at).tolist():
+        y, size = struct.unpack_from("<ii", data, offset)
+        assert size == rows[0].nbytes
+        line = np.frombuffer(data, "<f4", len(channels) * width, offset + 8)
+        rows[y - y0] = line.reshape(len(channels), width)
+    return {name: rows[:, index] for index, name in enumerate(channels)}
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    end = data.index(b"\0", at)
+    return data[at:end].decode(), end + 1
+
+
+@pytest.fixture
+def render(tmp_path) -> Callable:
+    """render() -> (rgba (H, W, 4) scene-linear premultiplied, depth (H, W) or None), row 0 = top."""
+
+    def render_to_exr(layer: str = "ViewLayer"):
+        scene = bpy.context.scene
+        settings = scene.render.image_settings
+        if hasattr(settings, "media_type"):  # Blender 5
+            settings.media_type = "MULTI_LAYER_IMAGE"
+        settings.file_format = "OPEN_EXR_MULTILAYER"
+        settings.color_depth, settings.exr_codec = "32", "NONE"
+        path = tmp_path / "picture.exr"
+        path.unlink(missing_ok=True)
+        scene.render.filepath = str(path)
+        bpy.ops.render.render(write_still=True)
+        channels = parse_exr(path)
+        rgba = np.stack([channels[f"{layer}.Combined.{c}"] for c in "RGBA"], axis=-1)
+        return rgba, channels.get(f"{layer}.Depth.Z")
+
+    return render_to_exr
+
+
+@pytest.fixture
+def render_png(tmp_path) -> Callable:
+    """render_png() -> (H, W, 4) float, the 8-bit values / 255 of an RGBA PNG, straight alpha."""
+
+    def render_to_png():
+        scene = bpy.context.scene
+        scene.render.image_settings.file_format = "PNG"
+        scene.render.image_settings.color_mode = "RGBA"
+        path = tmp_path / "picture.png"
+        scene.render.filepath = str(path)
+        bpy.ops.render.render(write_still=True)
+        image = bpy.data.images.load(str(path))
+        image.colorspace_settings.name = "Non-Color"
+        pixels = np.empty(image.size[0] * image.size[1] * 4, np.float32)
+        image.pixels.foreach_get(pixels)
+        pixels = pixels.reshape(image.size[1], image.size[0], 4)[::-1]
+        bpy.data.images.remove(image)
+        return pixels
+
+    return render_to_png
