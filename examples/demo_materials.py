@@ -136,6 +136,7 @@ class Painter:
             surface = self.tree.nodes.new("ShaderNodeBsdfPrincipled")
             surface.inputs["Roughness"].default_value = roughness
             surface.inputs["Metallic"].default_value = metallic
+            surface.inputs["Specular IOR Level"].default_value = 0.35
             targets = [surface.inputs["Base Color"]]
             if not metallic:
                 surface.inputs["Emission Strength"].default_value = FILL_LIGHT
@@ -220,12 +221,22 @@ def plumage(name: str, around: int, rows: int) -> bpy.types.Material:
     row = (v * rows).floor()
     x = (u * around + row.odd() * 0.5).fract() - 0.5
     y = (v * rows).fract()
-    distance = (x * x + y * y * 0.7).sqrt()
-    feather = painter.mix(distance < 0.3, TEAL, TURQUOISE)
-    feather = painter.mix(distance > 0.52, feather, DEEP_TEAL)
-    dot = painter.mix((x * x + (y - 0.5) * (y - 0.5)) < 0.05, CREAM, CORAL)
+    # Each feather is an ellipse that hangs from the upper edge of its row (towards the head).
+    reach = (x * x * 4.0 + (y - 1.0) * (y - 1.0)).sqrt()
+    vane = painter.mix(reach > 0.68, TEAL, TURQUOISE)
+    scale = painter.mix(reach > 1.0, vane, DEEP_TEAL)
+    dot = painter.mix((x * x + (y - 0.5) * (y - 0.5)) < 0.06, CREAM, CORAL)
     belly = (u - 0.25).abs() < (v * 3.14159).sin() * 0.14
-    return painter.finish(painter.mix(belly, feather, dot))
+    return painter.finish(painter.mix(belly, scale, dot))
+
+
+def crown(name: str, points: int) -> bpy.types.Material:
+    """A turquoise face under a deep teal cap with a scalloped, golden hem (v = 1 is the top)."""
+    painter = Painter(name)
+    u, v = painter.uv()
+    hem = ((u * points).fract() - 0.5).abs() * 0.14 + 0.70
+    face = painter.mix(v > hem - 0.035, TURQUOISE, LEMON)
+    return painter.finish(painter.mix(v > hem, face, DEEP_TEAL))
 
 
 def feather(name: str, colors: tuple[Color, Color, Color]) -> bpy.types.Material:
@@ -233,5 +244,5 @@ def feather(name: str, colors: tuple[Color, Color, Color]) -> bpy.types.Material
     painter = Painter(name)
     _, v = painter.uv()
     base, band, tip = colors
-    bands = painter.mix((v * 4.0).fract() > 0.62, base, band)
-    return painter.finish(painter.mix(v > 0.78, bands, tip))
+    bands = painter.mix((v * 3.0).fract() > 0.6, base, band)
+    return painter.finish(painter.mix(v > 0.8, bands, tip))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import bpy
 import demo_materials as paint
 import numpy as np
+from demo_light import light_scene
 from demo_shapes import (
     bezier,
     ellipsoid,
@@ -26,7 +27,6 @@ from demo_shapes import (
 from mathutils import Matrix, Vector
 
 LOOP_SECONDS = 0.5
-SKY = 0.8
 COLLECTION = "music box"
 BOX_TOP = 0.285
 SIDES = (("left", 1.0), ("right", -1.0))
@@ -92,9 +92,9 @@ def _reshape(part: bpy.types.Object, grid: np.ndarray) -> None:
 def _build_box(shop: _Workshop, turntable: bpy.types.Object) -> None:
     """The drum, its rims and the plate with the flower that turns on it."""
     brass = paint.brass()
-    navy = paint.lacquer("lacquer", paint.srgb("#b21f35"))
+    red = paint.lacquer("lacquer", paint.srgb("#a5122b"))
     shop.add(
-        "foot", lathe([(0, 0.0), (0.37, 0.0), (0.395, 0.012), (0.395, 0.035), (0.36, 0.05)]), navy
+        "foot", lathe([(0, 0.0), (0.37, 0.0), (0.395, 0.012), (0.395, 0.035), (0.36, 0.05)]), red
     )
     shop.add("foot_ring", torus(0.362, 0.014) + (0, 0, 0.054), brass)
     wall_z = np.linspace(0.05, 0.225, 12)
@@ -103,7 +103,7 @@ def _build_box(shop: _Workshop, turntable: bpy.types.Object) -> None:
     shop.add("wall", lathe(wall), diamonds)
     shop.add("lid_ring", torus(0.366, 0.014) + (0, 0, 0.226), brass)
     lid = [(0.35, 0.226), (0.40, 0.236), (0.41, 0.25), (0.40, 0.264), (0.375, 0.27), (0.36, 0.27)]
-    shop.add("lid", lathe(lid), navy)
+    shop.add("lid", lathe(lid), red)
     plate = [(0.362, 0.262), (0.36, 0.276), (0.12, 0.276), (0.12, 0.268)]
     # Rows of equal UV length would squeeze the flower: resample the flat part of the profile.
     flat = np.stack([np.linspace(0.36, 0.12, 13), np.full(13, 0.276)], axis=1)
@@ -133,7 +133,7 @@ def _build_body(shop: _Workshop, root: bpy.types.Object, key: bpy.types.Object) 
     # An egg: widest below the middle, tapering towards the tail.
     radius = 0.245 * np.cos(latitude).clip(1e-4) * (1 + 0.10 * np.sin(latitude))
     egg = lathe(np.stack([radius, 0.31 * np.sin(latitude)], axis=1), 72)
-    shop.add("body", egg @ rotation.T, paint.plumage("plumage", around=18, rows=12), root)
+    shop.add("body", egg @ rotation.T, paint.plumage("plumage", around=16, rows=9), root)
     collar = torus(0.128, 0.02, 64, 12) @ rotation.T + np.array(axis) * 0.262
     collar_paint = paint.barber("collar", (paint.LEMON, paint.CRIMSON), 0, 16)
     shop.add("collar", collar, collar_paint, root)
@@ -150,7 +150,7 @@ def _build_body(shop: _Workshop, root: bpy.types.Object, key: bpy.types.Object) 
 
 def _build_head(shop: _Workshop, head: bpy.types.Object, jaw: bpy.types.Object) -> None:
     """Head, cheeks, eyes, beak and the crest (its shape is set by `pose`)."""
-    skin = paint.plain("head", paint.TURQUOISE)
+    skin = paint.crown("head", 9)
     shop.add("skull", ellipsoid((0.152, 0.158, 0.15)), skin, head)
     black = paint.lacquer("eye", paint.INK, 0.06)
     white = paint.plain("eye_white", paint.IVORY)
@@ -202,13 +202,13 @@ def _build_wings(shop: _Workshop, wings: dict[str, bpy.types.Object]) -> None:
     covert = paint.stripes("covert", (paint.CORAL, paint.CREAM), 3)
     for name, sign in SIDES:
         for index in range(5):
-            spread = math.radians(-18 + 26 * index)
-            length = 0.34 - 0.022 * index
+            spread = math.radians(-20 + 25 * index)
+            length = 0.36 - 0.018 * index
             out = np.array([sign * math.cos(spread), math.sin(spread), 0.0])
             s = np.linspace(0, 1, 18)
             path = out * (0.02 + length * s)[:, None]
             path[:, 2] += 0.05 * np.sin(np.pi * s * 0.7) - 0.012 * index
-            width = 0.10 * np.sin(np.pi * (0.12 + 0.86 * s**0.8)).clip(0.03)
+            width = 0.125 * np.sin(np.pi * (0.12 + 0.86 * s**0.9)).clip(0.03)
             side = np.array([-out[1], out[0], 0.15 * sign])
             shop.add(
                 f"quill_{name}{index}", sweep(path, width, 0.012, side, 14), quill, wings[name]
@@ -220,15 +220,15 @@ def _build_wings(shop: _Workshop, wings: dict[str, bpy.types.Object]) -> None:
 def _tail(index: int, phase: float) -> np.ndarray:
     """Path of one tail ribbon in the bird's space, (36, 3): up, over, and streaming down behind."""
     place = index - (TAIL_FEATHERS - 1) / 2
-    spread = 0.30 * place
-    lift = 0.30 - 0.045 * abs(place)
+    spread = 0.20 * place
+    lift = 0.42 - 0.05 * abs(place)
     control = np.array(
         [
             (0.02 * place, 0.18, -0.06),
-            (0.25 * spread, 0.36, lift * 0.35),
-            (0.75 * spread, 0.47, lift * 1.25),
-            (1.0 * spread, 0.60, lift * 0.7),
-            (1.05 * spread, 0.56, -0.10),
+            (0.25 * spread, 0.34, lift * 0.4),
+            (0.8 * spread, 0.36, lift * 1.5),
+            (1.15 * spread, 0.56, lift * 1.1),
+            (1.2 * spread, 0.50, 0.02),
         ]
     )
     path = bezier(control, 36)
@@ -239,7 +239,7 @@ def _tail(index: int, phase: float) -> np.ndarray:
 
 def _tail_grid(index: int, phase: float) -> np.ndarray:
     s = np.linspace(0, 1, 36)
-    width = 0.026 + 0.034 * np.sin(np.pi * s.clip(0, 1) ** 1.6) - 0.018 * s**6
+    width = 0.030 + 0.038 * np.sin(np.pi * s**1.5) - 0.020 * s**6
     return sweep(_tail(index, phase), width, 0.008, (1, 0.25 * (index - 2), 0), 12)
 
 
@@ -272,44 +272,6 @@ def _build_legs_and_tail(shop: _Workshop, root: bpy.types.Object) -> None:
         shop.add(f"tail{index}", _tail_grid(index, 0.0), material, root)
 
 
-def _build_light() -> None:
-    """A sun, a sky and, for reflections only, a bright studio: broad and few, so that a handful of
-    samples is enough. The sky is met by scattered rays alone and the sun by shadow rays alone,
-    which leaves no choice between lights to chance."""
-    scene = bpy.context.scene
-    sun = bpy.data.lights.new("sun", "SUN")
-    sun.energy = 2.5
-    sun.angle = math.radians(3)
-    sun.color = (1.0, 0.93, 0.82)
-    lamp = bpy.data.objects.new("sun", sun)
-    lamp.rotation_euler = Vector((0.45, 0.65, -0.95)).to_track_quat("-Z", "Y").to_euler()
-    _collection().objects.link(lamp)
-
-    world = bpy.data.worlds.new("sky")
-    world.cycles.sampling_method = "NONE"
-    world.use_nodes = True
-    tree = world.node_tree
-    tree.nodes.clear()
-    coordinates = tree.nodes.new("ShaderNodeTexCoord")
-    split = tree.nodes.new("ShaderNodeSeparateXYZ")
-    tree.links.new(coordinates.outputs["Generated"], split.inputs[0])
-    ramp = tree.nodes.new("ShaderNodeValToRGB")
-    height = tree.nodes.new("ShaderNodeMapRange")
-    height.inputs[1].default_value = -1.0
-    tree.links.new(split.outputs[2], height.inputs[0])
-    tree.links.new(height.outputs[0], ramp.inputs[0])
-    stops = ((0.0, (0.16, 0.13, 0.16)), (0.5, (0.30, 0.29, 0.32)), (1.0, (0.62, 0.70, 0.80)))
-    for position, color in stops:
-        stop = ramp.color_ramp.elements[0] if position == 0 else ramp.color_ramp.elements.new(position)
-        stop.position, stop.color = position, (*color, 1)
-    background = tree.nodes.new("ShaderNodeBackground")
-    tree.links.new(ramp.outputs[0], background.inputs[0])
-    background.inputs[1].default_value = SKY
-    output = tree.nodes.new("ShaderNodeOutputWorld")
-    tree.links.new(background.outputs[0], output.inputs[0])
-    scene.world = world
-
-
 def build_scene() -> MusicBird:
     """Replace the current Blender file by the music box and its bird, lit, at time 0."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
@@ -327,7 +289,7 @@ def build_scene() -> MusicBird:
     _build_head(shop, head, jaw)
     _build_wings(shop, wings)
     _build_legs_and_tail(shop, root)
-    _build_light()
+    light_scene(bpy.data.collections[COLLECTION])
     bird = MusicBird(turntable, root, head, jaw, key, wings, shop.parts)
     pose(bird, 0.0)
     return bird

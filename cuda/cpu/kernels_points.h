@@ -69,7 +69,7 @@ static int64_t project_points(const View& view, const Points& points, int64_t be
     const double a = 1.0 / f.inverse_a + 0.5, b = 1.0 / f.inverse_b + 0.5;
     const double x0 = q.u - a, x1 = q.u + a, y0 = q.v - b, y1 = q.v + b;
     if (!(x1 > 0.0 && y1 > 0.0 && x0 < view.width && y0 < view.height)) continue;
-    double direction[3], distance;
+    double direction[3] = {0.0, 0.0, 0.0}, distance = 0.0;
     float rgb[3];
     raw_color(view, points, i, direction, &distance, rgb);
     if (!finite3(rgb)) continue;
@@ -121,7 +121,7 @@ static void backward_points(const View& view, const Points& points, int64_t begi
     double d_position[3] = {0.0, 0.0, 0.0};
     project_backward(view, q, d_u, d_v, d_z, d_position);
 
-    double direction[3], distance;
+    double direction[3] = {0.0, 0.0, 0.0}, distance = 0.0;
     float raw[3], d_rgb[3];
     raw_color(view, points, i, direction, &distance, raw);
     for (int c = 0; c < 3; ++c) d_rgb[c] = clip_color_backward(raw[c], s[c]);

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import CaptureError
 from .capture import Capture
 from .dynamic3dgs import is_dynamic3dgs, read_dynamic3dgs
-from .easyvolcap import read_easyvolcap
+from .easyvolcap import calibration_files, camera_folders, read_easyvolcap
 from .listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_in, folders_in
 from .parsing import read_json
 from .sidecar import FILE_NAME, apply_sidecar
+from .transforms import is_transforms, read_transforms
 
 SUPPORTED = (
     "Dynamic 3D Gaussians (train_meta.json), EasyVolcap/EasyMocap (intri.yml, extri.yml), "
     "nerfstudio/instant-ngp/Blender/D-NeRF (transforms*.json)"
 )
 _HINT = f"Supported are {SUPPORTED}"
-
-
-def _is_transforms(document: dict) -> bool:
-    frames = document.get("frames")
-    return isinstance(frames, list) and any(
-        isinstance(frame, dict) and "transform_matrix" in frame for frame in frames
-    )
 
 
 def _foreign_file(path: Path) -> str | None:
@@ -64,20 +59,79 @@ def _read_file(path: Path, size: tuple[int, int] | None) -> Capture:
         document = read_json(path)
         if is_dynamic3dgs(document):
             return read_dynamic3dgs(path)
-        raise CaptureError("is JSON of an unknown kind", where=path, hint=_HINT)
+        if is_transforms(document):
+            return read_transforms(path, size)
+        raise CaptureError("is JSON, but no calibration of a known kind", where=path, hint=_HINT)
     if suffix in (".yml", ".yaml"):
         return read_easyvolcap(path, size)
     raise CaptureError("is not a calibration file of a known kind", where=path, hint=_HINT)
 
 
+def _by_standard_names(folder: Path) -> Callable[[Path, tuple[int, int] | None], Capture] | None:
+    """The reader of a folder whose calibration goes by its program's own file names."""
+    if any((folder / name).is_file() for name in ("train_meta.json", "test_meta.json")):
+        return lambda path, size: read_dynamic3dgs(path)
+    if calibration_files(folder) or camera_folders(folder):
+        return read_easyvolcap
+    names = ("transforms", "transforms_train", "transforms_val", "transforms_test")
+    if any((folder / f"{name}.json").is_file() for name in names):
+        return read_transforms
+    return None
+
+
+def _calibrations_by_content(folder: Path) -> list[Path]:
+    """JSON files of the folder that are calibrations under another name."""
+    found = []
+    for path in files_in(folder, (".json",)):
+        try:
+            document = read_json(path)
+        except CaptureError:
+            continue
+        if is_dynamic3dgs(document) or is_transforms(document):
+            found.append(path)
+    return found
+
+
+def _foreign_folder(folder: Path) -> str | None:
+    """What a folder without a calibration of ours seems to be."""
+    for place in (folder, folder / "sparse", folder / "sparse" / "0", folder / "colmap"):
+        if any((place / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
+            return "a COLMAP model"
+    if (folder / "poses_bounds.npy").is_file():
+        return "an LLFF / Neural 3D Video capture (poses_bounds.npy)"
+    if (folder / "dataset.json").is_file() and (folder / "camera").is_dir():
+        return "a Nerfies / HyperNeRF capture"
+    for path in files_in(folder, (".xml", ".db", ".smc", ".p4d")):
+        return _foreign_file(path)
+    places = (folder, folder / "images", folder / "videos", *folders_in(folder))
+    if any(files_in(place, IMAGE_SUFFIXES) for place in places):
+        return "images without a calibration"
+    if any(files_in(place, VIDEO_SUFFIXES) for place in places):
+        return "videos without a calibration"
+    return None
+
+
 def _read_folder(path: Path, size: tuple[int, int] | None) -> Capture:
-    if any((path / name).is_file() for name in ("train_meta.json", "test_meta.json")):
-        return read_dynamic3dgs(path)
-    if any(files_in(path, (".yml",))) or any(
-        (p / "intri.yml").is_file() for p in folders_in(path / "cameras")
-    ):
-        return read_easyvolcap(path, size)
-    raise CaptureError("is not a capture of a known kind", where=path, hint=_HINT)
+    reader = _by_standard_names(path)
+    if reader is not None:
+        return reader(path, size)
+    others = _calibrations_by_content(path)
+    if len(others) == 1:
+        return _read_file(others[0], size)
+    if others:
+        raise CaptureError(
+            "holds several calibrations: " + ", ".join(p.name for p in others),
+            where=path,
+            hint="Give the one to use instead of the folder",
+        )
+    if next(path.iterdir(), None) is None:
+        raise CaptureError("the folder is empty", where=path, hint=_HINT)
+    foreign = _foreign_folder(path)
+    if foreign:
+        raise CaptureError(f"seems to be {foreign}", where=path, hint=_HINT)
+    inside = [p.name for p in folders_in(path) if _by_standard_names(p)]
+    hint = f"Did you mean the folder '{inside[0]}' in it?" if inside else _HINT
+    raise CaptureError("is not a capture of a known kind", where=path, hint=hint)
 
 
 def open_capture(path: str | Path, *, size: tuple[int, int] | None = None) -> Capture:
@@ -86,8 +140,12 @@ def open_capture(path: str | Path, *, size: tuple[int, int] | None = None) -> Ca
     size: (width, height) in pixels for calibrations that state none. Raises CaptureError.
     """
     path = Path(path)
-    if not path.exists():
-        raise CaptureError("no such file or folder", where=path)
-    capture = _read_folder(path, size) if path.is_dir() else _read_file(path, size)
-    sidecar = (path if path.is_dir() else path.parent) / FILE_NAME
-    return apply_sidecar(capture, sidecar) if sidecar.is_file() else capture
+    try:
+        if not path.exists():
+            raise CaptureError("no such file or folder", where=path)
+        capture = _read_folder(path, size) if path.is_dir() else _read_file(path, size)
+        sidecar = (path if path.is_dir() else path.parent) / FILE_NAME
+        return apply_sidecar(capture, sidecar) if sidecar.is_file() else capture
+    except OSError as error:
+        where = error.filename or path
+        raise CaptureError(f"cannot read ({error.strerror or error})", where=where) from error

@@ -91,8 +91,12 @@ def _shots(document: dict, path: Path) -> list[_Shot]:
 def _image_files(folder: Path, shots: list[_Shot]) -> dict[str, set[str]]:
     """Names that exist in the folders that the shots point into: one listing per folder."""
     parents = {str(Path(shot.file).parent) for shot in shots if shot.file}
-    suffixes = ("",)
-    return {p: {f.name for f in files_in(folder / p, suffixes)} for p in parents}
+    return {p: {f.name for f in files_in(folder / p, ("",))} for p in parents}
+
+
+def _natural_order(name: str) -> tuple[bool, int, str]:
+    """Sort key: numbered cameras by number, then the others by name."""
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def read_dynamic3dgs(path: Path) -> Capture:

@@ -47,6 +47,23 @@ _FPS = 30.0
 MILLIMETRE = 1e-3
 
 
+_KINDS = ("intri", "extri")
+
+
+def calibration_files(folder: Path) -> list[Path]:
+    """The .yml files of a folder that call themselves intri or extri, by name."""
+    return [
+        p
+        for p in files_in(folder, (".yml", ".yaml"))
+        if any(kind in p.stem.lower() for kind in _KINDS)
+    ]
+
+
+def camera_folders(folder: Path) -> list[Path]:
+    """cameras/<cam> of EasyVolcap's layout for moving cameras."""
+    return [p for p in folders_in(folder / "cameras") if (p / "intri.yml").is_file()]
+
+
 @dataclass(frozen=True, eq=False)
 class _Calibrated:
     """One entry of a pair of calibration files. size: (width, height) or None."""
@@ -73,13 +90,7 @@ def _names(entries: dict[str, Value], prefix: str) -> list[str]:
     names = entries.get("names")
     if isinstance(names, list):
         return [name for name in names if name and name != "none"]
-    found = (
-        key[len(p) :]
-        for key in entries
-        for p in prefixes
-        if key.startswith(p) and len(key) > len(p)
-    )
-    return list(dict.fromkeys(found))
+    return [key[len(prefix) :] for key in entries if key.startswith(prefix)]
 
 
 def _rotation(extri: dict[str, Value], name: str, where: str) -> tuple[np.ndarray, bool]:
@@ -156,15 +167,14 @@ def _partner(path: Path) -> tuple[Path, Path]:
     The partner has the same name with intri and extri swapped, or is the only file of the folder
     with the other word in its name. Raises CaptureError that says which file is missing.
     """
-    kinds = ("intri", "extri")
-    own = next((kind for kind in kinds if kind in path.stem.lower()), None)
+    own = next((kind for kind in _KINDS if kind in path.stem.lower()), None)
     if own is None:
         keys = read_opencv_yaml(path)
         own = "intri" if any(key.startswith("K_") for key in keys) else "extri"
-    other = kinds[1 - kinds.index(own)]
+    other = _KINDS[1 - _KINDS.index(own)]
     swapped = path.name.lower().replace(own, other)
     candidates = [
-        p for p in files_in(path.parent, (".yml", ".yaml")) if other in p.stem.lower() and p != path
+        p for p in calibration_files(path.parent) if other in p.stem.lower() and p != path
     ]
     same_name = [p for p in candidates if p.name.lower() == swapped]
     if same_name or len(candidates) == 1:
@@ -179,7 +189,7 @@ def _partner(path: Path) -> tuple[Path, Path]:
     return (path, partner) if own == "intri" else (partner, path)
 
 
-def _entries(root: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _entries(root: Path, names: Iterable[str]) -> dict[str, Path]:
     """Camera folders of the first of the folders `names` that exists."""
     for name in names:
         if (root / name).is_dir():
@@ -191,7 +201,7 @@ def _folder_images(
     root: Path, folders: tuple[str, ...], cameras: list[str], suffixes: tuple[str, ...]
 ) -> dict[int, dict[int, Path]]:
     """{view index: {frame number: file}} of images/<cam>/..."""
-    entries = _entries(root, folders, suffixes)
+    entries = _entries(root, folders)
     found = {}
     for view, camera in enumerate(cameras):
         folder = camera_entry(entries, camera)
@@ -270,20 +280,19 @@ def _calibration(
     if path.is_file():
         cameras, notes = _read_pair(*_partner(path))
         return path.parent, {name: {None: c} for name, c in cameras.items()}, notes
-    yml = files_in(path, (".yml", ".yaml"))
-    start = next((p for p in yml if p.stem in ("intri", "extri")), None)
-    folders = [p for p in folders_in(path / "cameras") if (p / "intri.yml").is_file()]
-    if start is None and folders:
+    stated = calibration_files(path)
+    folders = camera_folders(path)
+    if folders and not any(p.stem in _KINDS for p in stated):
         moving: dict[str, dict[int | None, _Calibrated]] = {}
         notes = []
         for folder in folders:
-            entries, folder_notes = _read_pair(folder / "intri.yml", folder / "extri.yml")
+            entries, folder_notes = _read_pair(*_partner(folder / "intri.yml"))
             notes += folder_notes
-            if not all(name.isdigit() for name in entries):
+            if not all(name.isdecimal() for name in entries):
                 raise CaptureError("the entries are not frame numbers", where=folder / "intri.yml")
             moving[folder.name] = {int(name): c for name, c in entries.items()}
         return path, moving, notes
-    start = start or next((p for p in yml if "intri" in p.stem.lower()), None) or yml[0]
+    start = next((p for p in stated if p.stem in _KINDS), stated[0])
     cameras, notes = _read_pair(*_partner(start))
     return path, {name: {None: c} for name, c in cameras.items()}, notes
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CaptureError
-from .capture import Capture, ImageFile
+from .capture import Capture, ImageFile, View
 from .image_header import is_truncated
 from .video import VideoFrames
 
@@ -144,6 +144,11 @@ def _foreground(image: np.ndarray, path: Path) -> np.ndarray:
     return _to_uint8(image, path) > _MASK_THRESHOLD
 
 
+def _bends(view: View) -> bool:
+    """Whether straight lines come out bent: a fisheye lens does that without coefficients too."""
+    return bool(view.distortion) or view.lens == "fisheye"
+
+
 class ImageReader:
     """Images of a capture by frame and view *index*, undistorted to the camera's own K and size.
 
@@ -213,7 +218,7 @@ class ImageReader:
         None where all do (a view without distortion). Elsewhere images are black, masks False.
         """
         v = self.capture.views[view]
-        if not v.distortion:
+        if not _bends(v):
             return None
 
         def compute() -> np.ndarray:
@@ -263,7 +268,7 @@ class ImageReader:
             result = convert(pixels, source.path)
         except CaptureError as error:
             raise CaptureError(error.what, where=where, hint=error.hint) from error
-        if v.distortion:
+        if _bends(v):
             as_bytes = result.view(np.uint8) if result.dtype == bool else result
             result = self._undistorted(as_bytes, frame, view, interpolation).view(result.dtype)
         result = np.ascontiguousarray(result)
@@ -297,7 +302,7 @@ class ImageReader:
         # Our (0, 0) is the image's corner, OpenCV's is the centre of the first pixel.
         K = self.capture.camera(frame, view).K.copy()
         K[:2, 2] -= 0.5
-        coefficients = np.array(v.distortion, dtype=np.float64)
+        coefficients = np.array(v.distortion or (0.0,) * 4, dtype=np.float64)
         size = (v.width, v.height)
         if v.lens == "fisheye":
             return cv2.fisheye.initUndistortRectifyMap(

@@ -285,16 +285,21 @@ def _split_into_views(
 def _frames_of(shots: list[_Shot]) -> tuple[np.ndarray, dict[int, int]]:
     """Distinct times, ascending, and the frame index of each shot by its id()."""
     stated = np.array([shot.time for shot in shots], dtype=np.float64)
-    order = np.sort(stated)
-    gap = _SAME_TIME * max(float(order[-1] - order[0]), 1e-12)
-    times = order[np.concatenate([[True], np.diff(order) > gap])]
-    index = np.abs(stated[:, None] - times[None, :]).argmin(axis=1)
-    return times, {id(shot): int(frame) for shot, frame in zip(shots, index, strict=True)}
+    order = np.argsort(stated, kind="stable")
+    ascending = stated[order]
+    gap = _SAME_TIME * max(float(ascending[-1] - ascending[0]), 1e-12)
+    is_new = np.concatenate([[True], np.diff(ascending) > gap])
+    frame = np.cumsum(is_new) - 1
+    frame_of = {id(shots[i]): int(f) for i, f in zip(order, frame, strict=True)}
+    return ascending[is_new], frame_of
 
 
 def _view_names(shots: list[_Shot], several_splits: bool) -> list[str]:
     """File stems, with the folder in front where stems alone are not unique."""
-    names = [shot.file.stem if shot.file.suffix in IMAGE_SUFFIXES else shot.file.name for shot in shots]
+    names = [
+        shot.file.stem if shot.file.suffix.lower() in IMAGE_SUFFIXES else shot.file.name
+        for shot in shots
+    ]
     if several_splits or len(set(names)) < len(names):
         names = [
             f"{shot.file.parent.name}_{name}" if shot.file.parent.name else name

@@ -86,54 +86,67 @@ def video_info(path: Path) -> VideoInfo:
 
 
 class _Decoder:
-    """One open video that remembers where it stands."""
+    """One open video that remembers where it stands. Its user holds `lock`."""
 
     def __init__(self, path: Path):
         self.path = path
         self.lock = threading.Lock()
-        self._container = _open(path)
+        self.closed = False
+        self._times: list[int] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        """Stand before frame 0 of the freshly opened file."""
+        self._container = _open(self.path)
         self._stream = self._container.streams.video[0]
         self._frames = self._container.decode(self._stream)
-        self._next = 0
-        self._times: list[int] | None = None
+        self._next: int | None = 0
 
     def _seek(self, index: int) -> None:
-        """Stand at the last key frame at or before frame `index`."""
+        """Stand at the last key frame at or before frame `index`, or at the start."""
         if self._times is None:
             self._times = _presentation_times(self.path)
-        if index >= len(self._times):
-            raise self._ended(index, len(self._times))
-        self._container.seek(self._times[index], stream=self._stream, backward=True)
-        self._frames = self._container.decode(self._stream)
-        self._next = -1  # known once the first frame tells its time
+        if index < len(self._times):
+            self._container.seek(self._times[index], stream=self._stream, backward=True)
+            self._frames = self._container.decode(self._stream)
+            self._next = None  # known once the first frame tells its time
+        else:  # a container without time stamps, or no such frame
+            self._container.close()
+            self._start()
 
-    def _ended(self, index: int, count: int) -> CaptureError:
-        return CaptureError(
-            f"the video has no frame {index}, it ends after {count} frames", where=self.path
-        )
+    def _decode_until(self, index: int) -> np.ndarray | None:
+        """Decode on to frame `index`; None where the video ends or stands behind it."""
+        for frame in self._frames:
+            at = self._next
+            if at is None:
+                at = int(np.searchsorted(self._times, frame.pts)) if frame.pts is not None else 0
+            self._next = at + 1
+            if at == index:
+                return frame.to_ndarray(format="rgb24")
+            if at > index:
+                break
+        return None
 
     def frame(self, index: int) -> np.ndarray:
-        if index < self._next or index > self._next + _DECODE_AHEAD:
-            self._seek(index)
         try:
-            for frame in self._frames:
-                if self._next < 0:
-                    assert self._times is not None
-                    at = int(np.searchsorted(self._times, frame.pts))
-                else:
-                    at = self._next
-                self._next = at + 1
-                if at == index:
-                    return frame.to_ndarray(format="rgb24")
-                if at > index:
-                    break
-        except _av().FFmpegError as error:
+            if self._next is None or not self._next <= index <= self._next + _DECODE_AHEAD:
+                self._seek(index)
+            sought = self._next is None
+            pixels = self._decode_until(index)
+            if pixels is None and sought:  # some containers seek past the frame asked for
+                self._container.close()
+                self._start()
+                pixels = self._decode_until(index)
+        except (_av().FFmpegError, ValueError) as error:
             raise CaptureError(
-                f"frame {index} cannot be decoded ({error})", where=self.path
+                f"frame {index} of the video cannot be decoded ({error})", where=self.path
             ) from error
-        raise self._ended(index, max(self._next, 0))
+        if pixels is None:
+            raise CaptureError(f"the video has no frame {index}", where=self.path)
+        return pixels
 
     def close(self) -> None:
+        self.closed = True
         self._container.close()
 
 
@@ -150,27 +163,37 @@ class VideoFrames:
 
     def frame(self, path: Path, index: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB. Raises CaptureError."""
+        while True:
+            decoder = self._decoder(path)
+            with decoder.lock:
+                if decoder.closed:  # another thread needed its place meanwhile
+                    continue
+                try:
+                    return decoder.frame(index)
+                except CaptureError:
+                    # It stands somewhere unknown now: open the video anew next time.
+                    with self._lock:
+                        if self._decoders.get(path) is decoder:
+                            del self._decoders[path]
+                    decoder.close()
+                    raise
+
+    def _decoder(self, path: Path) -> _Decoder:
+        surplus = []
         with self._lock:
             decoder = self._decoders.pop(path, None) or _Decoder(path)
             self._decoders[path] = decoder
             while len(self._decoders) > self._limit:
-                _, oldest = self._decoders.popitem(last=False)
-                with oldest.lock:
-                    oldest.close()
-            decoder.lock.acquire()
-        try:
-            return decoder.frame(index)
-        except CaptureError:
-            with self._lock:  # a failed decoder stands somewhere unknown: open it anew next time
-                if self._decoders.get(path) is decoder:
-                    del self._decoders[path]
-            raise
-        finally:
-            decoder.lock.release()
+                surplus.append(self._decoders.popitem(last=False)[1])
+        for oldest in surplus:
+            with oldest.lock:
+                oldest.close()
+        return decoder
 
     def close(self) -> None:
         with self._lock:
-            for decoder in self._decoders.values():
-                with decoder.lock:
-                    decoder.close()
+            decoders = list(self._decoders.values())
             self._decoders.clear()
+        for decoder in decoders:
+            with decoder.lock:
+                decoder.close()

@@ -20,6 +20,8 @@ _CHUNK = 1 << 15
 _BUFFER_RADIUS = 1.5
 #: Steps towards the geometric median; the colour moves by less than 1/255 after them.
 _MEDIAN_STEPS = 5
+_MIN_FRONTAL=.1
+_P=2
 #: Distance of two colours below which they count as the same, keeps the median's weights finite.
 _SAME_COLOR = 4 / 255
 
@@ -176,8 +178,8 @@ def _sample(points, camera, image, trusted, buffer_camera, buffer, settings, sam
         towards = camera.centre - points.position[which]
         towards = towards / np.linalg.norm(towards, axis=1, keepdims=True)
     frontal = (towards * points.normal[which]).sum(axis=1)
-    # Normals of voxels are coarse: a camera that looks from behind them keeps a small say.
-    weight[which] = np.maximum(frontal, 0.02) ** 2
+    # A surface that shows its back passes the depth test where the front is a hair too near.
+    weight[which] = np.where(frontal > _MIN_FRONTAL, frontal**_P, 0)
 
 
 def _bilinear(image, u, v):
