@@ -21,5 +21,7 @@ def register() -> None:
 
 def unregister() -> None:
     atexit.unregister(unregister)
+    if not engine.Peel4DRenderEngine.is_registered:
+        return  # at the end of bpy as a module both Python and Blender ask for it
     for module in reversed(_MODULES):
         module.unregister()

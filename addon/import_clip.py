@@ -16,7 +16,7 @@ from mathutils import Matrix
 from ..engine.clip.clip import ClipCamera, ClipInfo
 from ..engine.clip.reader import ClipReader
 from ..engine.errors import PeelError
-from .cameras import create_cameras
+from .cameras import create_cameras, lens_from_intrinsics
 from .render.engine import ENGINE_ID
 
 UP_AXES = {
@@ -58,12 +58,15 @@ def import_clip(
     those of the capture, in a collection of their own. frame_start: scene frame that shows the
     clip's first frame. relative_path: store the path relative to the .blend file, if that is saved.
     set_*: give the scene the clip's frame range, its frame rate, the Peel4D engine.
-    Raises ClipError when the file is no readable clip; then nothing was added.
+    Raises PeelError when the file is no readable clip or a camera of it has no focal length; then
+    nothing was added.
     """
     path = Path(path).absolute()
     with ClipReader(path) as reader:
         info = reader.info
     bounds = np.asarray(info.bounds, dtype=np.float64).reshape(2, 3)
+    for camera in info.cameras if cameras else ():
+        lens_from_intrinsics(camera.K, camera.width, camera.height)  # or refuse before adding
 
     clip = bpy.data.objects.new(path.stem, _box(path.stem, bounds))
     collection.objects.link(clip)

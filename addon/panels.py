@@ -134,7 +134,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    for panel in bpy.types.Panel.__subclasses__():
-        getattr(panel, "COMPAT_ENGINES", set()).discard(ENGINE_ID)
+    for panel in _shared_panels():
+        panel.COMPAT_ENGINES.discard(ENGINE_ID)
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

@@ -15,6 +15,9 @@ from bpy.props import (
 
 from .timing import FrameMapping
 
+#: Since 4.5 a property has to say that `//` is meant; before, the word is unknown and // works.
+_BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
+
 
 class Peel4DClipProperties(bpy.types.PropertyGroup):
     """`Object.peel4d`: the clip that an object shows, and when."""
@@ -23,7 +26,10 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         name="Clip", description="This object shows a Peel4D clip", default=False, options=set()
     )
     filepath: StringProperty(
-        name="File", description="The clip (.p4d)", subtype="FILE_PATH", options=set()
+        name="File",
+        description="The clip (.p4d)",
+        subtype="FILE_PATH",
+        options=_BLEND_RELATIVE,
     )
     opacity: FloatProperty(
         name="Opacity",

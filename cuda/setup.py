@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Builds the splat core into a wheel that serves every Python: peel4d_core-*-py3-none-<platform>.
 
-Needs a C++17 compiler (g++ or clang++, or $CXX) and nothing else. PEEL4D_SANITIZE=1 builds with
-AddressSanitizer and UBSan instead.
+Needs a C++17 compiler (g++ or clang++, or $CXX) and nothing else: `pip install ./cuda`.
+
+With AddressSanitizer and UBSan, outside of any installation, and the tests on top of it:
+
+    cd cuda && PEEL4D_SANITIZE=1 python setup.py build_py --build-lib /tmp/sanitized
+    LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \\
+        PEEL4D_CORE=/tmp/sanitized/peel4d_core/libpeel4d.so python -m pytest tests/test_core.py
 """
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +24,13 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
-VERSION = "0.1.0"
-# No contraction: the baseline and the AVX2 copy of the arithmetic shall agree bit by bit.
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-FLAGS += ["-fvisibility=hidden", "-Wall", "-Wextra", f'-DPEEL4D_VERSION="{VERSION}"']
+INIT = (HERE / "peel4d_core" / "__init__.py").read_text()
+VERSION = re.search(r'__version__ = "(.+)"', INIT)[1]
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-ffunction-sections", "-fvisibility=hidden"]
+FLAGS += ["-Wall", "-Wextra", f'-DPEEL4D_VERSION="{VERSION}"']
+# No contraction: the baseline and the AVX2 copy of the arithmetic shall agree bit by bit. The other
+# two let comparisons become vector masks and change no result.
+FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"]
 
 
@@ -57,8 +66,11 @@ def build(target: Path) -> None:
                 sys.exit(f"peel4d-core: this command failed: {' '.join(command)}")
         link = [cxx, "-shared", "-pthread", *objects, "-o", str(target)]
         if sys.platform.startswith("linux"):
-            # The C++ runtime goes in, so that the wheel runs beside any other libstdc++.
-            link += ["-Wl,--exclude-libs,ALL", "-Wl,-z,relro,-z,now"]
+            # The C++ runtime goes in, so that the wheel runs beside any other libstdc++; only the C
+            # interface is visible, and what is not needed (of a newer glibc, too) stays out.
+            symbols = Path(folder) / "symbols"
+            symbols.write_text("{ global: peel4d_*; local: *; };")
+            link += [f"-Wl,--version-script={symbols}", "-Wl,--gc-sections", "-Wl,-z,relro,-z,now"]
             if not os.environ.get("PEEL4D_SANITIZE"):
                 link += ["-static-libstdc++", "-static-libgcc"]
         if os.environ.get("PEEL4D_SANITIZE"):
@@ -78,7 +90,15 @@ class BuildWithCore(build_py):
 class PlatformWheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
         """One build for every Python: the library has a C interface and no Python in it."""
-        return ("py3", "none", super().get_tag()[2])
+        tag = super().get_tag()[2]
+        library = Path(self.bdist_dir or "") / "peel4d_core" / "libpeel4d.so"
+        if tag.startswith("linux") and library.is_file():
+            # manylinux names the glibc that is needed at least: the newest symbol version in use.
+            versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", library.read_bytes())
+            if versions:
+                major, minor = max((int(a), int(b)) for a, b in versions)
+                tag = f"manylinux_{major}_{minor}_{tag.removeprefix('linux_')}"
+        return ("py3", "none", tag)
 
 
 class BinaryDistribution(Distribution):

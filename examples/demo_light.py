@@ -16,7 +16,7 @@ SKY_STOPS = (
     (0.5, (0.24, 0.23, 0.26)),
     (1.0, (0.50, 0.56, 0.64)),
 )
-WINDOW_RADIANCE = 2.6
+WINDOW_RADIANCE = 2.2
 
 
 def light_scene(collection: bpy.types.Collection) -> None:

@@ -93,9 +93,8 @@ def _build_box(shop: _Workshop, turntable: bpy.types.Object) -> None:
     """The drum, its rims and the plate with the flower that turns on it."""
     brass = paint.brass()
     red = paint.lacquer("lacquer", paint.srgb("#a5122b"))
-    shop.add(
-        "foot", lathe([(0, 0.0), (0.37, 0.0), (0.395, 0.012), (0.395, 0.035), (0.36, 0.05)]), red
-    )
+    foot = [(0, 0.0), (0.37, 0.0), (0.395, 0.012), (0.395, 0.035), (0.36, 0.05)]
+    shop.add("foot", lathe(foot), red)
     shop.add("foot_ring", torus(0.362, 0.014) + (0, 0, 0.054), brass)
     wall_z = np.linspace(0.05, 0.225, 12)
     wall = np.stack([0.335 + 0.02 * np.cos((wall_z - 0.05) / 0.175 * 2 * np.pi), wall_z], axis=1)
@@ -104,15 +103,10 @@ def _build_box(shop: _Workshop, turntable: bpy.types.Object) -> None:
     shop.add("lid_ring", torus(0.366, 0.014) + (0, 0, 0.226), brass)
     lid = [(0.35, 0.226), (0.40, 0.236), (0.41, 0.25), (0.40, 0.264), (0.375, 0.27), (0.36, 0.27)]
     shop.add("lid", lathe(lid), red)
-    plate = [(0.362, 0.262), (0.36, 0.276), (0.12, 0.276), (0.12, 0.268)]
-    # Rows of equal UV length would squeeze the flower: resample the flat part of the profile.
-    flat = np.stack([np.linspace(0.36, 0.12, 13), np.full(13, 0.276)], axis=1)
-    shop.add(
-        "plate",
-        lathe(np.concatenate([plate[:1], flat, plate[-1:]])),
-        paint.petals("flower", 12),
-        turntable,
-    )
+    # Evenly spaced rows, because v counts rows and the petals are drawn in v.
+    plate = np.stack([np.linspace(0.36, 0.12, 13), np.full(13, 0.276)], axis=1)
+    plate = np.concatenate([[(0.362, 0.262)], plate, [(0.12, 0.268)]])
+    shop.add("plate", lathe(plate), paint.petals("flower", 12), turntable)
     boss = [(0.13, 0.26), (0.13, 0.278), (0.12, BOX_TOP), (0.0, BOX_TOP)]
     shop.add("boss", lathe(boss, 64), paint.plain("boss", paint.NAVY))
     bead = ellipsoid((0.016, 0.016, 0.016), 9, 14)
@@ -130,7 +124,7 @@ def _build_body(shop: _Workshop, root: bpy.types.Object, key: bpy.types.Object) 
     down = Vector((0, -math.sin(pitch), -math.cos(pitch)))
     rotation = np.array(Matrix((down.cross(axis), down, axis)).transposed())
     latitude = np.linspace(-np.pi / 2, np.pi / 2, 41)
-    # An egg: widest below the middle, tapering towards the tail.
+    # An egg, fuller at the chest than at the tail.
     radius = 0.245 * np.cos(latitude).clip(1e-4) * (1 + 0.10 * np.sin(latitude))
     egg = lathe(np.stack([radius, 0.31 * np.sin(latitude)], axis=1), 72)
     shop.add("body", egg @ rotation.T, paint.plumage("plumage", around=16, rows=9), root)

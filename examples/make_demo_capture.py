@@ -17,37 +17,42 @@ run that was interrupted goes on with the first unfinished frame.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # read once, when cv2 is imported
-
-import bpy
-import cv2
 import numpy as np
-from bpy_extras.object_utils import world_to_camera_view
-from demo_rig import RigView, fitted_camera, quick_rig, rig, spacing
-from demo_scene import COLLECTION, MusicBird, build_scene, pose
-from mathutils import Matrix, Vector
 
 from peel4d.engine.atomic import write_text
 from peel4d.engine.errors import OutputError, PeelError
 from peel4d.engine.render.camera import Camera
 
+try:
+    import bpy
+    import cv2
+    from demo_studio import (
+        NO_HIT,
+        Studio,
+        blender_camera,
+        over_black,
+        projection_error,
+        subject_points,
+    )
+except ModuleNotFoundError as missing:
+    sys.exit(f"make_demo_capture: {missing}. pip install 'bpy==4.5.*' opencv-python-headless")
+
+from demo_rig import RigView, fitted_camera, quick_rig, rig, spacing
+from demo_scene import build_scene, pose
+
 FPS = 24
 DEPTH_STEP = 1e-3
 MINIMUM_COVERAGE = 0.15
 MINIMUM_TEST_FLOOR_DB = 40.0
-SENSOR_MM = 36.0
-NO_HIT = 1e9  # Cycles writes 1e10 where a ray hits nothing
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Settings:
     quick: bool = False
     views: tuple[str, ...] = ()
     train_samples: int = 10
-    test_samples: int = 36
+    test_samples: int = 26
 
     def rig(self) -> list[RigView]:
         everything = quick_rig() if self.quick else rig()
@@ -79,133 +84,6 @@ class Settings:
         for script in sorted(Path(__file__).parent.glob("*demo_*.py")):
             digest.update(script.read_bytes())
         return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Blender's own lines, which bypass Python, off the standard output."""
-    sys.stdout.flush()
-    saved = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-        os.close(nowhere)
-
-
-def subject_points(bird: MusicBird, seconds: np.ndarray) -> np.ndarray:
-    """Every vertex at every time, world space, (n, 3)."""
-    clouds = []
-    for moment in seconds:
-        pose(bird, float(moment))
-        for part in bird.parts.values():
-            points = np.empty(len(part.data.vertices) * 3, np.float32)
-            part.data.vertices.foreach_get("co", points)
-            matrix = np.array(part.matrix_world)
-            clouds.append(points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
-    return np.concatenate(clouds)
-
-
-def blender_camera(name: str, camera: Camera) -> bpy.types.Object:
-    """The Blender camera that takes exactly the picture of a square `Camera`.
-
-    Blender looks along -z with y up, so two axes change sign; its shift is the distance of the
-    principal point from the image's centre in units of the width, and its sensor spans the image.
-    """
-    data = bpy.data.cameras.new(name)
-    data.sensor_fit = "HORIZONTAL"
-    data.sensor_width = SENSOR_MM
-    data.lens = camera.K[0, 0] / camera.width * SENSOR_MM
-    data.shift_x = (camera.width / 2 - camera.K[0, 2]) / camera.width
-    data.shift_y = (camera.K[1, 2] - camera.height / 2) / camera.width
-    data.clip_start, data.clip_end = 0.1, 100.0
-    placed = bpy.data.objects.new(name, data)
-    rotation = camera.R.T @ np.diag([1.0, -1.0, -1.0])
-    placed.matrix_world = Matrix.Translation(camera.centre) @ Matrix(rotation).to_4x4()
-    bpy.data.collections[COLLECTION].objects.link(placed)
-    return placed
-
-
-def projection_error(scene: bpy.types.Scene, placed, camera: Camera, points: np.ndarray) -> float:
-    """Largest distance in pixels between Blender's projection of points and the camera's own."""
-    pixels, _ = camera.project(points)
-    seen = np.array([world_to_camera_view(scene, placed, Vector(p)) for p in points])
-    blender = np.stack([seen[:, 0] * camera.width, (1 - seen[:, 1]) * camera.height], axis=1)
-    return float(np.abs(blender - pixels).max())
-
-
-class Studio:
-    """Three Blender scenes that share the subject: Cycles keeps the geometry of each while the
-    cameras take turns, but fixes the number of samples when it first sees a scene."""
-
-    def __init__(self, settings: Settings, scratch: Path):
-        self.scratch = scratch / "render.exr"
-        self.train = self._scene("train", settings.size, settings.train_samples)
-        self.test = self._scene("test", settings.size, settings.test_samples)
-        self.depth = self._scene("depth", settings.size, 1)
-        # One sample through the centre of the pixel: depth is a point sample, never an average.
-        self.depth.cycles.filter_width = 0.01
-        self.depth.view_layers[0].use_pass_z = True
-        self.depth.use_nodes = True
-        tree = self.depth.node_tree
-        tree.nodes.clear()
-        layers = tree.nodes.new("CompositorNodeRLayers")
-        layers.scene = self.depth
-        tree.links.new(layers.outputs["Depth"], tree.nodes.new("CompositorNodeComposite").inputs[0])
-
-    def _scene(self, name: str, size: int, samples: int) -> bpy.types.Scene:
-        source = bpy.data.scenes[0]
-        scene = bpy.data.scenes.new(name)
-        scene.collection.children.link(bpy.data.collections[COLLECTION])
-        scene.world = source.world
-        scene.render.engine = "CYCLES"
-        scene.cycles.samples = samples
-        scene.cycles.use_adaptive_sampling = False
-        # The pixel integrates over its own square, as a sensor does: 2 dB less noise than
-        # Blender's default filter, which reaches into the neighbours.
-        scene.cycles.pixel_filter_type = "BOX"
-        scene.cycles.filter_width = 1.0
-        scene.cycles.use_denoising = False
-        scene.cycles.max_bounces = 1
-        scene.cycles.diffuse_bounces = 0
-        scene.cycles.glossy_bounces = 1
-        scene.cycles.caustics_reflective = False
-        scene.cycles.sample_clamp_direct = 3.0
-        scene.render.use_persistent_data = True
-        scene.render.film_transparent = True
-        scene.render.resolution_x = scene.render.resolution_y = size
-        scene.render.image_settings.file_format = "OPEN_EXR"
-        scene.render.image_settings.color_mode = "RGBA"
-        scene.render.image_settings.color_depth = "32"
-        scene.render.image_settings.exr_codec = "NONE"
-        scene.render.filepath = str(self.scratch)
-        return scene
-
-    def shoot(self, scene: bpy.types.Scene, camera: bpy.types.Object, seed: int = 0) -> np.ndarray:
-        """(H, W, 4) float32, scene-linear premultiplied RGBA, row 0 = top."""
-        scene.camera = camera
-        scene.cycles.seed = seed
-        with quiet():
-            bpy.ops.render.render(scene=scene.name, write_still=True)
-        pixels = cv2.imread(str(self.scratch), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise OutputError("Blender's render cannot be read back", where=self.scratch)
-        return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
-
-
-def over_black(rgba: np.ndarray) -> np.ndarray:
-    """Linear premultiplied (H, W, 4) -> display-referred sRGB over black (H, W, 3), floats.
-
-    The straight colour is encoded, then weighted with alpha: an edge pixel is a mixture of what a
-    screen shows, which is the space that Peel4D composites points in.
-    """
-    alpha = rgba[..., 3:].clip(0, 1)
-    straight = (rgba[..., :3] / np.maximum(alpha, 1e-6)).clip(0, 1)
-    low, high = 12.92 * straight, 1.055 * np.power(straight, 1 / 2.4) - 0.055
-    return np.where(straight <= 0.0031308, low, high) * alpha
 
 
 def mean_squared(difference: np.ndarray, mask: np.ndarray) -> float:
@@ -240,7 +118,12 @@ def write_image(folder: Path, view: str, frame: int, rgba: np.ndarray, z: np.nda
 
 
 def film_frame(
-    studio: Studio, views: list[RigView], placed: dict, frame: int, folder: Path, progress
+    studio: Studio,
+    views: list[RigView],
+    placed: dict[str, bpy.types.Object],
+    frame: int,
+    folder: Path,
+    progress: Callable[[int, str], None],
 ) -> list[dict]:
     """Take one moment with every camera. The subject is posed already."""
     records = []
@@ -329,7 +212,8 @@ def film(settings: Settings, folder: Path) -> dict:
     seconds = np.arange(settings.frames) / FPS
     points = subject_points(bird, seconds)
     cameras = {view.name: fitted_camera(view, points, settings.size) for view in views}
-    studio = Studio(settings, folder)
+    scratch = folder / "render.exr"
+    studio = Studio(settings.size, settings.train_samples, settings.test_samples, scratch)
     placed = {name: blender_camera(name, camera) for name, camera in cameras.items()}
     bpy.context.view_layer.update()
     for name, camera in cameras.items():
@@ -346,13 +230,18 @@ def film(settings: Settings, folder: Path) -> dict:
             text = f"frame {frame + 1}/{settings.frames}  view {view}"
             print(f"\r{text}  {time.monotonic() - started:.0f} s", end="", file=sys.stderr)
 
-    records = []
+    records, cpu = [], 0.0
     for frame, moment in enumerate(seconds):
         done = folder / f"frame{frame:06d}.json"
         if not done.is_file():
+            before = time.process_time()
             pose(bird, float(moment))
-            write_text(done, json.dumps(film_frame(studio, views, placed, frame, folder, progress)))
-        records += json.loads(done.read_text())
+            shots = film_frame(studio, views, placed, frame, folder, progress)
+            took = time.process_time() - before
+            write_text(done, json.dumps({"shots": shots, "cpu_seconds": took}))
+        finished = json.loads(done.read_text())
+        records += finished["shots"]
+        cpu += finished["cpu_seconds"]
     if bar:
         print(file=sys.stderr)
 
@@ -363,32 +252,46 @@ def film(settings: Settings, folder: Path) -> dict:
         "bounds": [points.min(axis=0).round(3).tolist(), points.max(axis=0).round(3).tolist()],
         "depth_scale": DEPTH_STEP,
     }
-    document = summary(settings, views, records)
+    document = summary(settings, views, records) | {"cpu_seconds": round(cpu, 1)}
     write_text(folder / "peel4d.json", json.dumps(sidecar, indent=2) + "\n")
-    for leftover in (studio.scratch, *folder.glob("frame*.json")):
+    for leftover in (scratch, *folder.glob("frame*.json")):
         leftover.unlink(missing_ok=True)
     return document
 
 
+def card_of(folder: Path) -> dict | None:
+    """demo.json of a folder, or None where there is none that can be read."""
+    try:
+        return json.loads((folder / "demo.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def make(out: Path, settings: Settings) -> bool:
     """Make the capture unless it is there. Returns whether anything was rendered."""
-    card, key = out / "demo.json", settings.key()
-    if card.is_file() and json.loads(card.read_text()).get("key") == key:
+    settings.rig()  # refuses unknown views before anything is touched
+    key, card = settings.key(), card_of(out)
+    if card is not None and card.get("key") == key:
         return False
-    if out.exists() and not card.is_file() and any(out.iterdir()):
+    if out.exists() and card is None and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(
             "exists and is not a demo capture", where=out, hint="Name another folder or remove it"
         )
     part = out.with_name(f".{out.name}.{key}.part")
+    for stale in out.parent.glob(f".{out.name}.*.part"):
+        if stale != part:
+            shutil.rmtree(stale)
     part.mkdir(parents=True, exist_ok=True)
-    document = film(settings, part)
-    cpu = os.times()
-    document |= {"cpu_seconds": round(cpu.user + cpu.system, 1), "bpy": bpy.app.version_string}
+    document = film(settings, part) | {"bpy": bpy.app.version_string}
     document |= {"settings": asdict(settings), "key": key}
     write_text(part / "demo.json", json.dumps(document, indent=2) + "\n")
     if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)
+        old = out.with_name(f".{out.name}.old.part")
+        out.rename(old)
+        part.rename(out)
+        shutil.rmtree(old)
+    else:
+        part.rename(out)
     return True
 
 
@@ -411,10 +314,13 @@ def main() -> int:
     except PeelError as error:
         print(f"make_demo_capture: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("\nmake_demo_capture: interrupted; run it again to go on", file=sys.stderr)
+        return 130
     except OSError as error:
         print(f"make_demo_capture: {error.filename}: {error.strerror}", file=sys.stderr)
         return OutputError.exit_code
-    document = json.loads((options.out / "demo.json").read_text())
+    document = card_of(options.out)
     print(f"{options.out}: {'rendered' if rendered else 'is up to date'}")
     for name in ("coverage", "camera_spacing_degrees", "noise_floor_db", "cpu_seconds"):
         if name in document:

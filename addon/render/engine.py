@@ -29,6 +29,7 @@ class Peel4DRenderEngine(bpy.types.RenderEngine):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._picture: final.FinalPicture | None = None
+        self._failed = False
 
     def update_render_passes(self, scene=None, renderlayer=None) -> None:
         self.register_pass(scene, renderlayer, "Combined", 4, "RGBA", "COLOR")
@@ -37,12 +38,13 @@ class Peel4DRenderEngine(bpy.types.RenderEngine):
 
     def update(self, data=None, depsgraph=None) -> None:
         """Blender holds its data still during this call, but not during `render`."""
-        self._picture = None
+        self._picture, self._failed = None, True
         with _Reported(self):
             self._picture = final.read(self, depsgraph)
+            self._failed = False
 
     def render(self, depsgraph) -> None:
-        if self._picture is None:
+        if self._failed:
             return  # `update` has reported why
         with _Reported(self):
             final.draw(self, self._picture)

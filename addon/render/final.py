@@ -73,7 +73,7 @@ def draw(engine: bpy.types.RenderEngine, picture: FinalPicture) -> None:
         if engine.test_break():
             return
         engine.update_stats("Peel4D", f"reading clip {index + 1}/{len(picture.clips.instances)}")
-        splats = SESSION.frame(item.clip, item.frame)
+        splats = item.reader.frame(item.frame)
         points += len(splats)
         instances.append(Instance(splats, item.matrix, item.opacity))
     if engine.test_break():

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 import bpy
 import numpy as np
 
+from ...engine.clip.reader import ClipReader
 from ...engine.errors import ClipError
 from ...engine.render.settings import PeelSettings
-from .session import ClipKey, Session
+from .session import Session
 
 
 @dataclass(frozen=True, eq=False)
 class ClipInstance:
     """One appearance of one frame of a clip.
 
-    clip, frame: what to decode. matrix: (4, 4) float64, clip -> world. opacity: in [0, 1].
+    reader, frame: what to decode. matrix: (4, 4) float64, clip -> world. opacity: in [0, 1].
     """
 
-    clip: ClipKey
+    reader: ClipReader
     frame: int
     matrix: np.ndarray
     opacity: float
@@ -58,7 +59,7 @@ def collect(depsgraph: bpy.types.Depsgraph, session: Session) -> ClipScene:
         if not (clip.is_clip and item.show_self and instance_object.visible_camera):
             continue
         clip_count += 1
-        key, reader = session.open(_absolute_path(instance_object))
+        reader = session.open(_absolute_path(instance_object))
         info = reader.info
         layers.append(info.settings.layers)
         min_radius.append(info.settings.min_radius_px)
@@ -66,7 +67,7 @@ def collect(depsgraph: bpy.types.Depsgraph, session: Session) -> ClipScene:
         if frame is None or clip.opacity <= 0.0:
             continue
         matrix = np.array(item.matrix_world, dtype=np.float64)
-        instances.append(ClipInstance(key, frame, matrix, float(clip.opacity)))
+        instances.append(ClipInstance(reader, frame, matrix, float(clip.opacity)))
     defaults = PeelSettings()
     settings = PeelSettings(
         layers=scene.peel4d.layers or max(layers, default=defaults.layers),

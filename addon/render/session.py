@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What stays open between two pictures: readers of clips and decoded frames.
+"""What stays open between two pictures: the readers of the clips, with the frames they keep.
 
 Blender makes a new RenderEngine for every frame (5.0: two), so nothing of value may live on it.
 """
@@ -7,13 +7,11 @@ Blender makes a new RenderEngine for every frame (5.0: two), so nothing of value
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...engine.clip.reader import ClipReader
 from ...engine.errors import ClipError
-from ...engine.render.splats import Splats
 
 
 @dataclass(frozen=True)
@@ -39,60 +37,37 @@ class ClipKey:
 
 
 class Session:
-    """Open clips and their most recently used frames. Thread-safe.
+    """Open clips by the state of their file. Thread-safe."""
 
-    frame_bytes: decoded frames are kept up to this size (at least one stays).
-    """
-
-    def __init__(self, frame_bytes: int = 512 << 20):
-        self._frame_bytes = frame_bytes
-        self._lock = threading.RLock()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._readers: dict[ClipKey, ClipReader] = {}
-        self._frames: OrderedDict[tuple[ClipKey, int], Splats] = OrderedDict()
 
-    def open(self, path: str) -> tuple[ClipKey, ClipReader]:
-        """The reader of the clip at the absolute `path`. Raises ClipError."""
+    def open(self, path: str) -> ClipReader:
+        """The reader of the clip at the absolute `path`, shared. Raises ClipError.
+
+        An older state of the same file is closed: a picture that is being drawn from it fails.
+        """
         key = ClipKey.of(path)
         with self._lock:
             reader = self._readers.get(key)
             if reader is None:
-                reader = ClipReader(Path(path))
-                self._forget(path)
+                reader = ClipReader(path)
+                for old in [old for old in self._readers if old.path == path]:
+                    self._readers.pop(old).close()
                 self._readers[key] = reader
-            return key, reader
+            return reader
 
-    def frame(self, key: ClipKey, index: int) -> Splats:
-        """Decoded frame `index` of an open clip. Raises ClipError."""
-        with self._lock:
-            splats = self._frames.get((key, index))
-            if splats is None:
-                reader = self._readers.get(key) or self.open(key.path)[1]
-                splats = reader.frame(index)
-                self._frames[key, index] = splats
-                self._shrink()
-            else:
-                self._frames.move_to_end((key, index))
-            return splats
+    @property
+    def clip_count(self) -> int:
+        """Open clips."""
+        return len(self._readers)
 
     def release(self) -> None:
-        """Close every clip and drop every frame."""
+        """Close every clip; their frames go with them."""
         with self._lock:
-            for reader in self._readers.values():
-                reader.close()
-            self._readers.clear()
-            self._frames.clear()
-
-    def _forget(self, path: str) -> None:
-        """Close older states of a file that was written anew."""
-        for key in [key for key in self._readers if key.path == path]:
-            self._readers.pop(key).close()
-            for frame in [frame for frame in self._frames if frame[0] == key]:
-                del self._frames[frame]
-
-    def _shrink(self) -> None:
-        total = sum(splats.nbytes for splats in self._frames.values())
-        while total > self._frame_bytes and len(self._frames) > 1:
-            total -= self._frames.popitem(last=False)[1].nbytes
+            while self._readers:
+                self._readers.popitem()[1].close()
 
 
 #: The one session of this process; `addon.unregister` and loading another file release it.

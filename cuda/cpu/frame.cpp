@@ -17,7 +17,9 @@ namespace {
 constexpr int64_t kChunk = 4096;  // points of one task
 // (point, tile) overlaps that are binned at once; a frame with more is cut into bands of tile rows.
 constexpr int64_t kBandOverlaps = int64_t{1} << 23;
-constexpr int64_t kMostOverlaps = int64_t{1} << 29;  // of one tile row, 2 GiB of indices
+// Most overlaps of a single tile row, which cannot be cut: 1 GiB of indices going forward, and
+// going backward 2.3 GiB of partial sums beside them.
+constexpr int64_t kMostForward = int64_t{1} << 28, kMostBackward = int64_t{1} << 26;
 
 // What binning needs of a visible point, in depth order: its splat and its box in tiles.
 struct Box {
@@ -132,7 +134,7 @@ class Frame {
   // band and after(band) behind them. needs_first: fill Splat::first.
   template <class Between, class Walk, class After>
   void for_each_tile(bool needs_first, Between&& between, Walk&& walk, After&& after) {
-    for (const Band& band : bands()) {
+    for (const Band& band : bands(needs_first ? kMostBackward : kMostForward)) {
       bin(band);
       if (needs_first) number_overlaps(band);
       between(band);
@@ -189,7 +191,7 @@ class Frame {
     });
   }
 
-  std::vector<Band> bands() const {
+  std::vector<Band> bands(int64_t most) const {
     std::vector<int64_t> row(tiles_y_ + 1, 0);
     const Box* boxes = scratch_.boxes.data();
     for (int64_t i = 0; i < visible_; ++i) {
@@ -201,7 +203,7 @@ class Frame {
     int64_t here = 0;
     for (int y = 0; y < tiles_y_; ++y) {
       here += row[y];
-      if (here > kMostOverlaps) throw std::length_error("overlaps");
+      if (here > most) throw std::length_error("overlaps");
       if (result.empty() || result.back().overlaps + here > kBandOverlaps) {
         result.push_back({y, y, 0});
       }

@@ -22,6 +22,12 @@ static inline double clamp(double value, double low, double high) {
   return value < low ? low : (value > high ? high : value);
 }
 
+// Of a value >= 0 that fits, without a call into libm.
+static inline int round_up(double value) {
+  const int below = (int)value;
+  return below + (value > below);
+}
+
 // Everything about a point that both directions need. False: the point is not drawn.
 struct Drawn {
   float key;
@@ -65,10 +71,12 @@ static int64_t project_points(const View& view, const Points& points, int64_t be
     if (!draw(view, points, i, &drawn)) continue;
     const Projection& q = drawn.projection;
     const Footprint& f = drawn.footprint;
-    // One pixel wider than the footprint, so that rounding here never cuts a rim.
-    const double a = 1.0 / f.inverse_a + 0.5, b = 1.0 / f.inverse_b + 0.5;
-    const double x0 = q.u - a, x1 = q.u + a, y0 = q.v - b, y1 = q.v + b;
-    if (!(x1 > 0.0 && y1 > 0.0 && x0 < view.width && y0 < view.height)) continue;
+    // The pixel centres inside the box of the footprint; the margin keeps float32 rims inside.
+    const double reach_x = (1.0 / f.inverse_a) * (1.0 + 1e-6) + 1e-3;
+    const double reach_y = (1.0 / f.inverse_b) * (1.0 + 1e-6) + 1e-3;
+    const double x0 = q.u - 0.5 - reach_x, x1 = q.u - 0.5 + reach_x;
+    const double y0 = q.v - 0.5 - reach_y, y1 = q.v - 0.5 + reach_y;
+    if (!(x1 >= 0.0 && y1 >= 0.0 && x0 <= view.width - 1 && y0 <= view.height - 1)) continue;
     double direction[3] = {0.0, 0.0, 0.0}, distance = 0.0;
     float rgb[3];
     raw_color(view, points, i, direction, &distance, rgb);
@@ -81,9 +89,9 @@ static int64_t project_points(const View& view, const Points& points, int64_t be
     s.weight = (float)(drawn.density * f.compensation);
     s.z = (float)q.z;
     for (int c = 0; c < 3; ++c) s.rgb[c] = clip_color(rgb[c]);
-    s.x0 = (int16_t)clamp(x0, 0.0, view.width - 1.0);
+    s.x0 = (int16_t)round_up(clamp(x0, 0.0, view.width - 1.0));
     s.x1 = (int16_t)clamp(x1, 0.0, view.width - 1.0);
-    s.y0 = (int16_t)clamp(y0, 0.0, view.height - 1.0);
+    s.y0 = (int16_t)round_up(clamp(y0, 0.0, view.height - 1.0));
     s.y1 = (int16_t)clamp(y1, 0.0, view.height - 1.0);
     s.index = (uint32_t)i;
     keys[visible] = (uint64_t)sortable(drawn.key) << 32 | (uint64_t)visible;

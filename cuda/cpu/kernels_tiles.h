@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-// Per-tile loops; included by kernels.cpp only.
+// Per-pixel loops; included by kernels.cpp only.
 //
-// A tile is 32 blocks of 8 neighbouring pixels of a row. The innermost loop runs over the 8 lanes
-// of a block, has no branches and calls the arithmetic of include/peel/, so that a compiler turns
-// it into vector code of whatever width the machine has.
+// A tile walks its points nearest first and works on blocks of kLanes neighbouring pixels of a row.
+// The loops over lanes have a fixed length and no branches, so the compiler turns them into vector
+// code on any machine; sums over lanes are always taken in the same order.
 #pragma once
 
 #include "../include/peel/composite.h"
@@ -12,238 +12,315 @@
 namespace peel {
 namespace PEEL_ISA {
 
-// The part of a tile that a point can reach, in rows and in blocks of a row, and its offset.
-struct Reach {
-  int y0, y1, b0, b1;
-  float dx;  // from the centre to the first pixel's centre, pixels
-  float inverse_a, inverse_b, weight;
+// Before a loop over lanes: the iterations are independent, and the loop stays whole for the
+// vectoriser (which would find nothing left after complete unrolling).
+#if defined(__clang__)
+#define PEEL_LANES _Pragma("clang loop vectorize(assume_safety) unroll(disable)")
+#elif defined(__GNUC__)
+#define PEEL_LANES _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
+#else
+#define PEEL_LANES
+#endif
+
+constexpr int kBlocksPerRow = kTile / kLanes;
+constexpr uint32_t kAliveInterval = 16;  // points between two looks at which blocks are finished
+
+static inline int min_int(int a, int b) { return a < b ? a : b; }
+static inline int max_int(int a, int b) { return a > b ? a : b; }
+
+// What a walk keeps per pixel to know whether it takes another layer.
+struct alignas(64) Progress {
+  float transmittance[kTilePixels];
+  int count[kTilePixels];
+  uint8_t alive[kBlocks];
 };
 
-static inline Reach reach(const Tile& tile, const Splat& s) {
-  Reach r;
-  r.y0 = s.y0 > tile.y ? s.y0 - tile.y : 0;
-  r.y1 = s.y1 < tile.y + kTile - 1 ? s.y1 - tile.y : kTile - 1;
-  const int x0 = s.x0 > tile.x ? s.x0 - tile.x : 0;
-  const int x1 = s.x1 < tile.x + kTile - 1 ? s.x1 - tile.x : kTile - 1;
-  r.b0 = x0 / kLanes;
-  r.b1 = x1 / kLanes;
-  r.dx = (float)(tile.x + 0.5 - s.u);
-  r.inverse_a = s.inverse_a;
-  r.inverse_b = s.inverse_b;
-  r.weight = s.weight;
-  return r;
+static inline void start(const Tile& tile, Progress* progress) {
+  for (int y = 0; y < kTile; ++y) {
+    for (int x = 0; x < kTile; ++x) {
+      const bool inside = tile.x + x < tile.width && tile.y + y < tile.height;
+      progress->transmittance[y * kTile + x] = 1.0f;
+      progress->count[y * kTile + x] = inside ? 0 : tile.layers;  // a pixel outside is finished
+    }
+  }
+  for (int b = 0; b < kBlocks; ++b) progress->alive[b] = 1;
 }
 
-// Walk state of a tile. Lanes outside the image start with a transmittance that takes no layer.
-struct alignas(64) Walk {
-  float transmittance[kBlocks][kLanes];
-  int32_t count[kBlocks][kLanes];
-  uint32_t open;  // bit per block: some lane still takes layers
+// Whether any lane of a block takes another layer.
+static inline int takes_any(const float* T, const int* count, int layers, float least) {
+  int lanes = 0;
+  PEEL_LANES
+  for (int l = 0; l < kLanes; ++l) lanes += takes_layer(0.0f, count[l], layers, T[l], least);
+  return lanes != 0;
+}
 
-  void begin(const Tile& tile) {
-    open = 0;
-    for (int block = 0; block < kBlocks; ++block) {
-      const int y = tile.y + block * kLanes / kTile;
-      bool any = false;
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const int x = tile.x + block * kLanes % kTile + lane;
-        const bool inside = x < tile.width && y < tile.height;
-        transmittance[block][lane] = inside ? 1.0f : -1.0f;
-        count[block][lane] = 0;
-        any |= inside;
-      }
-      open |= (uint32_t)any << block;
-    }
-  }
-
-  void close_if_full(int block, const Tile& tile) {
-    int any = 0;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      any |= (count[block][lane] < tile.layers) &
-             (transmittance[block][lane] >= tile.min_transmittance);
-    }
-    if (!any) open &= ~(1u << block);
-  }
-};
-
-// The layers of one point in one block: alpha per lane, 0 where it adds none. Advances the walk
-// and returns whether any lane took one. `before` receives the transmittance in front of it.
-static inline bool take_block(const Tile& tile, const Reach& r, float sy_squared, int block,
-                              Walk* walk, float* alpha, float* before) {
-  float* T = walk->transmittance[block];
-  int32_t* count = walk->count[block];
-  const float first = r.dx + (float)(block * kLanes % kTile);
+// False when every pixel of the tile is finished.
+static inline bool refresh_alive(const Tile& tile, Progress* progress) {
+  const int layers = tile.layers;
+  const float least = tile.min_transmittance;
   int any = 0;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const float sx = (first + (float)lane) * r.inverse_a;
-    const float q = sx * sx + sy_squared;
-    const int take = takes_layer(q, count[lane], tile.layers, T[lane], tile.min_transmittance);
-    const float value = falloff(r.weight, q);
-    alpha[lane] = take ? value : 0.0f;
-    before[lane] = T[lane];
-    count[lane] += take;
-    T[lane] = transmit(T[lane], alpha[lane]);
-    any |= take;
+  for (int b = 0; b < kBlocks; ++b) {
+    const int alive = takes_any(progress->transmittance + b * kLanes, progress->count + b * kLanes,
+                                layers, least);
+    progress->alive[b] = (uint8_t)alive;
+    any |= alive;
   }
   return any != 0;
 }
 
-static void forward_tile(const Tile& tile, const Image& image) {
-  Walk walk;
-  walk.begin(tile);
-  alignas(64) float red[kBlocks][kLanes] = {}, green[kBlocks][kLanes] = {},
-                    blue[kBlocks][kLanes] = {}, coverage[kBlocks][kLanes] = {},
-                    depth[kBlocks][kLanes] = {}, surface[kBlocks][kLanes];
-  for (int block = 0; block < kBlocks; ++block) {
-    for (int lane = 0; lane < kLanes; ++lane) surface[block][lane] = INFINITY;
-  }
-  const int columns = tile.width - tile.x < kTile ? tile.width - tile.x : kTile;
-  const int rows = tile.height - tile.y < kTile ? tile.height - tile.y : kTile;
-  if (image.layer_ids != nullptr) {
-    for (int y = 0; y < rows; ++y) {
-      int32_t* ids = image.layer_ids + ((int64_t)(tile.y + y) * tile.width + tile.x) * tile.layers;
-      for (int i = 0; i < columns * tile.layers; ++i) ids[i] = -1;
-    }
-  }
+// The part of a splat's box inside the tile, and its offsets in semi-axes.
+struct Window {
+  int block0, block1, row0, row1;  // inclusive
+  float dy;                        // first row, pixels
+  alignas(32) float sx[kTile];     // per column
+  alignas(32) float qx[kTile];     // sx squared
+};
 
-  for (uint32_t place = 0; place < tile.count && walk.open != 0; ++place) {
+static inline void open_window(const Tile& tile, const Splat& s, Window* w) {
+  w->block0 = max_int(s.x0 - tile.x, 0) / kLanes;
+  w->block1 = min_int(s.x1 - tile.x, kTile - 1) / kLanes;
+  w->row0 = max_int(s.y0 - tile.y, 0);
+  w->row1 = min_int(s.y1 - tile.y, kTile - 1);
+  // Subtracted in double: what is left is small and exact enough for the rim test in float32.
+  const float dx = (float)(tile.x + 0.5 - s.u);
+  w->dy = (float)(tile.y + 0.5 - s.v);
+  const float inverse_a = s.inverse_a;
+  PEEL_LANES
+  for (int x = 0; x < kTile; ++x) {
+    const float sx = (dx + (float)x) * inverse_a;
+    w->sx[x] = sx;
+    w->qx[x] = sx * sx;
+  }
+}
+
+static inline float offset_y(const Window& w, const Splat& s, int row) {
+  return (w.dy + (float)row) * s.inverse_b;
+}
+
+struct alignas(64) Sums {
+  float r[kTilePixels], g[kTilePixels], b[kTilePixels], a[kTilePixels];
+  float depth[kTilePixels], surface[kTilePixels];
+};
+
+static inline void record_layer_ids(const Tile& tile, const Image& image, int block,
+                                    const int* hit, const int* count_after, uint32_t index) {
+  const int y = tile.y + block / kBlocksPerRow;
+  const int x = tile.x + block % kBlocksPerRow * kLanes;
+  for (int l = 0; l < kLanes; ++l) {
+    if (!hit[l]) continue;
+    const int64_t pixel = (int64_t)y * tile.width + x + l;
+    image.layer_ids[pixel * tile.layers + count_after[l] - 1] = (int32_t)index;
+  }
+}
+
+template <bool kLayerIds>
+static inline void walk_forward(const Tile& tile, const Image& image, Progress* __restrict p,
+                                Sums* __restrict sums) {
+  const int layers = tile.layers;
+  const float least = tile.min_transmittance;
+  Window w;
+  for (uint32_t place = 0; place < tile.count; ++place) {
+    if (place % kAliveInterval == 0 && place > 0 && !refresh_alive(tile, p)) break;
     const Splat& s = tile.splats[tile.list[place]];
-    const Reach r = reach(tile, s);
-    for (int y = r.y0; y <= r.y1; ++y) {
-      const float sy = (float)(tile.y + y + 0.5 - s.v) * r.inverse_b;
-      const float sy_squared = sy * sy;
-      if (!(sy_squared < 1.0f)) continue;
-      for (int b = r.b0; b <= r.b1; ++b) {
-        const int block = y * (kTile / kLanes) + b;
-        if (!(walk.open >> block & 1u)) continue;
-        alignas(32) float alpha[kLanes], before[kLanes];
-        if (!take_block(tile, r, sy_squared, block, &walk, alpha, before)) continue;
-        for (int lane = 0; lane < kLanes; ++lane) {
-          const float part = before[lane] * alpha[lane];
-          const float sum = coverage[block][lane] + part;
-          const bool passes = (coverage[block][lane] < 0.5f) & (sum >= 0.5f);
-          surface[block][lane] = passes ? s.z : surface[block][lane];
-          coverage[block][lane] = sum;
-          red[block][lane] += part * s.rgb[0];
-          green[block][lane] += part * s.rgb[1];
-          blue[block][lane] += part * s.rgb[2];
-          depth[block][lane] += part * s.z;
+    open_window(tile, s, &w);
+    const float weight = s.weight, red = s.rgb[0], green = s.rgb[1], blue = s.rgb[2], z = s.z;
+    for (int y = w.row0; y <= w.row1; ++y) {
+      const float sy = offset_y(w, s, y);
+      const float qy = sy * sy;
+      for (int column = w.block0; column <= w.block1; ++column) {
+        const int block = y * kBlocksPerRow + column;
+        if (!p->alive[block]) continue;
+        const float* qx = w.qx + column * kLanes;
+        float* T = p->transmittance + block * kLanes;
+        int* count = p->count + block * kLanes;
+        float* R = sums->r + block * kLanes;
+        float* G = sums->g + block * kLanes;
+        float* B = sums->b + block * kLanes;
+        float* A = sums->a + block * kLanes;
+        float* D = sums->depth + block * kLanes;
+        float* S = sums->surface + block * kLanes;
+        int hit[kLanes];
+        PEEL_LANES
+        for (int l = 0; l < kLanes; ++l) {
+          const float q = qx[l] + qy;
+          hit[l] = takes_layer(q, count[l], layers, T[l], least);
+          const float alpha = hit[l] ? falloff(weight, q) : 0.0f;
+          const float contribution = T[l] * alpha;
+          R[l] += contribution * red;
+          G[l] += contribution * green;
+          B[l] += contribution * blue;
+          D[l] += contribution * z;
+          const float before = A[l];
+          A[l] = before + contribution;
+          S[l] = (before < 0.5f) & (A[l] >= 0.5f) ? z : S[l];
+          T[l] = transmit(T[l], alpha);
+          count[l] += hit[l];
         }
-        if (image.layer_ids != nullptr) {
-          for (int lane = 0; lane < kLanes; ++lane) {
-            if (!(alpha[lane] > 0.0f)) continue;
-            const int64_t x = tile.x + b * kLanes + lane;
-            const int64_t pixel = (int64_t)(tile.y + y) * tile.width + x;
-            image.layer_ids[pixel * tile.layers + walk.count[block][lane] - 1] = (int32_t)s.index;
-          }
-        }
-        walk.close_if_full(block, tile);
+        if (kLayerIds) record_layer_ids(tile, image, block, hit, count, s.index);
       }
-    }
-  }
-
-  for (int y = 0; y < rows; ++y) {
-    for (int x = 0; x < columns; ++x) {
-      const int block = y * (kTile / kLanes) + x / kLanes, lane = x % kLanes;
-      const int64_t pixel = (int64_t)(tile.y + y) * tile.width + tile.x + x;
-      float* out = image.rgba + 4 * pixel;
-      out[0] = red[block][lane];
-      out[1] = green[block][lane];
-      out[2] = blue[block][lane];
-      out[3] = coverage[block][lane];
-      if (image.depth != nullptr) image.depth[pixel] = depth[block][lane];
-      if (image.surface != nullptr) image.surface[pixel] = surface[block][lane];
     }
   }
 }
 
-// Which of the band's (point, tile) overlaps this is: see Splat::first.
-static inline int64_t overlap(const Tile& tile, const Splat& s) {
-  const int top = s.y0 / kTile > tile.band_row ? s.y0 / kTile : tile.band_row;
-  const int left = s.x0 / kTile, across = s.x1 / kTile - left + 1;
-  return (int64_t)s.first + (int64_t)(tile.y / kTile - top) * across + (tile.x / kTile - left);
+static void forward_tile(const Tile& tile, const Image& image) {
+  const int columns = min_int(kTile, tile.width - tile.x);
+  const int rows = min_int(kTile, tile.height - tile.y);
+  Progress progress;
+  Sums sums;
+  start(tile, &progress);
+  for (int i = 0; i < kTilePixels; ++i) {
+    sums.r[i] = sums.g[i] = sums.b[i] = sums.a[i] = sums.depth[i] = 0.0f;
+    sums.surface[i] = INFINITY;
+  }
+  if (image.layer_ids) {
+    for (int y = 0; y < rows; ++y) {
+      int32_t* ids =
+          image.layer_ids + ((int64_t)(tile.y + y) * tile.width + tile.x) * tile.layers;
+      for (int i = 0; i < columns * tile.layers; ++i) ids[i] = -1;
+    }
+    walk_forward<true>(tile, image, &progress, &sums);
+  } else {
+    walk_forward<false>(tile, image, &progress, &sums);
+  }
+  for (int y = 0; y < rows; ++y) {
+    const int64_t first = (int64_t)(tile.y + y) * tile.width + tile.x;
+    for (int x = 0; x < columns; ++x) {
+      const int i = y * kTile + x;
+      float* rgba = image.rgba + 4 * (first + x);
+      rgba[0] = sums.r[i];
+      rgba[1] = sums.g[i];
+      rgba[2] = sums.b[i];
+      rgba[3] = sums.a[i];
+      if (image.depth) image.depth[first + x] = sums.depth[i];
+      if (image.surface) image.surface[first + x] = sums.surface[i];
+    }
+  }
+}
+
+// The forward walk again, keeping T and alpha of every block that received a layer.
+static inline int64_t trace_tile(const Tile& tile, const Trace& trace, Progress* __restrict p) {
+  const int layers = tile.layers;
+  const float least = tile.min_transmittance;
+  int64_t records = 0;
+  Window w;
+  for (uint32_t place = 0; place < tile.count; ++place) {
+    if (place % kAliveInterval == 0 && place > 0 && !refresh_alive(tile, p)) break;
+    const Splat& s = tile.splats[tile.list[place]];
+    open_window(tile, s, &w);
+    const float weight = s.weight;
+    for (int y = w.row0; y <= w.row1; ++y) {
+      const float sy = offset_y(w, s, y);
+      const float qy = sy * sy;
+      for (int column = w.block0; column <= w.block1; ++column) {
+        const int block = y * kBlocksPerRow + column;
+        if (!p->alive[block]) continue;
+        const float* qx = w.qx + column * kLanes;
+        float* T = p->transmittance + block * kLanes;
+        int* count = p->count + block * kLanes;
+        float* __restrict kept_T = trace.transmittance + records * kLanes;
+        float* __restrict kept_alpha = trace.alpha + records * kLanes;
+        int any = 0;
+        PEEL_LANES
+        for (int l = 0; l < kLanes; ++l) {
+          const float q = qx[l] + qy;
+          const int hit = takes_layer(q, count[l], layers, T[l], least);
+          const float alpha = hit ? falloff(weight, q) : 0.0f;
+          kept_T[l] = T[l];
+          kept_alpha[l] = alpha;
+          T[l] = transmit(T[l], alpha);
+          count[l] += hit;
+          any += hit;
+        }
+        trace.place[records] = place;
+        trace.block[records] = (uint8_t)block;
+        records += any != 0;  // a record without a layer is overwritten by the next one
+      }
+    }
+  }
+  return records;
+}
+
+// dL/dpixel of a tile, one plane per channel: r, g, b, a, accumulated depth.
+struct alignas(64) PixelGradients {
+  float r[kTilePixels], g[kTilePixels], b[kTilePixels], a[kTilePixels], depth[kTilePixels];
+};
+
+static inline void load_gradients(const Tile& tile, const float* d_rgba, const float* d_depth,
+                                  PixelGradients* out) {
+  for (int y = 0; y < kTile; ++y) {
+    for (int x = 0; x < kTile; ++x) {
+      const int i = y * kTile + x;
+      const bool inside = tile.x + x < tile.width && tile.y + y < tile.height;
+      const int64_t pixel = inside ? (int64_t)(tile.y + y) * tile.width + tile.x + x : 0;
+      out->r[i] = inside ? d_rgba[4 * pixel + 0] : 0.0f;
+      out->g[i] = inside ? d_rgba[4 * pixel + 1] : 0.0f;
+      out->b[i] = inside ? d_rgba[4 * pixel + 2] : 0.0f;
+      out->a[i] = inside ? d_rgba[4 * pixel + 3] : 0.0f;
+      out->depth[i] = inside && d_depth ? d_depth[pixel] : 0.0f;
+    }
+  }
+}
+
+static inline float sum_lanes(const float* v) {
+  return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
 }
 
 static void backward_tile(const Tile& tile, const float* d_rgba, const float* d_depth,
                           const Trace& trace, float* partials) {
-  // Front to back, remembering every layer.
-  Walk walk;
-  walk.begin(tile);
-  int64_t records = 0;
-  for (uint32_t place = 0; place < tile.count && walk.open != 0; ++place) {
+  Progress progress;
+  start(tile, &progress);
+  int64_t record = trace_tile(tile, trace, &progress);
+  if (record == 0) return;
+  PixelGradients gradients;
+  load_gradients(tile, d_rgba, d_depth, &gradients);
+  alignas(64) float suffix[kTilePixels] = {};
+  const int tile_x = tile.x / kTile, tile_y = tile.y / kTile;
+  Window w;
+  while (record > 0) {
+    const uint32_t place = trace.place[record - 1];
     const Splat& s = tile.splats[tile.list[place]];
-    const Reach r = reach(tile, s);
-    for (int y = r.y0; y <= r.y1; ++y) {
-      const float sy = (float)(tile.y + y + 0.5 - s.v) * r.inverse_b;
-      const float sy_squared = sy * sy;
-      if (!(sy_squared < 1.0f)) continue;
-      for (int b = r.b0; b <= r.b1; ++b) {
-        const int block = y * (kTile / kLanes) + b;
-        if (!(walk.open >> block & 1u)) continue;
-        float* alpha = trace.alpha + records * kLanes;
-        float* before = trace.transmittance + records * kLanes;
-        if (!take_block(tile, r, sy_squared, block, &walk, alpha, before)) continue;
-        trace.place[records] = place;
-        trace.block[records] = (uint8_t)block;
-        ++records;
-        walk.close_if_full(block, tile);
+    open_window(tile, s, &w);
+    const float red = s.rgb[0], green = s.rgb[1], blue = s.rgb[2], z = s.z;
+    alignas(32) float total[kPartials][kLanes] = {};
+    for (; record > 0 && trace.place[record - 1] == place; --record) {
+      const int block = trace.block[record - 1];
+      const float sy = offset_y(w, s, block / kBlocksPerRow);
+      const float qy = sy * sy;
+      const float* sx = w.sx + block % kBlocksPerRow * kLanes;
+      const float* qx = w.qx + block % kBlocksPerRow * kLanes;
+      const float* T = trace.transmittance + (record - 1) * kLanes;
+      const float* alphas = trace.alpha + (record - 1) * kLanes;
+      const float* gr = gradients.r + block * kLanes;
+      const float* gg = gradients.g + block * kLanes;
+      const float* gb = gradients.b + block * kLanes;
+      const float* ga = gradients.a + block * kLanes;
+      const float* gz = gradients.depth + block * kLanes;
+      float* S = suffix + block * kLanes;
+      PEEL_LANES
+      for (int l = 0; l < kLanes; ++l) {
+        const float alpha = alphas[l];
+        const float value = gr[l] * red + gg[l] * green + gb[l] * blue + ga[l] + gz[l] * z;
+        const float contribution = T[l] * alpha;
+        const float h = alpha > 0.0f ? alpha_derivative(T[l], value, S[l]) : 0.0f;
+        S[l] = extend_suffix(alpha, value, S[l]);
+        total[0][l] += contribution * gr[l];
+        total[1][l] += contribution * gg[l];
+        total[2][l] += contribution * gb[l];
+        total[3][l] += contribution * gz[l];
+        total[4][l] += h * (1.0f - (qx[l] + qy));
+        total[5][l] += h * sx[l];
+        total[6][l] += h * qx[l];
+        total[7][l] += h * sy;
+        total[8][l] += h * qy;
       }
     }
-  }
-  if (records == 0) return;
-
-  // dL/dpixel by channel and block; zero outside the image.
-  alignas(64) float g[5][kBlocks][kLanes] = {}, suffix[kBlocks][kLanes] = {};
-  for (int y = 0; y < kTile && tile.y + y < tile.height; ++y) {
-    for (int x = 0; x < kTile && tile.x + x < tile.width; ++x) {
-      const int block = y * (kTile / kLanes) + x / kLanes, lane = x % kLanes;
-      const int64_t pixel = (int64_t)(tile.y + y) * tile.width + tile.x + x;
-      for (int c = 0; c < 4; ++c) g[c][block][lane] = d_rgba[4 * pixel + c];
-      if (d_depth != nullptr) g[4][block][lane] = d_depth[pixel];
-    }
-  }
-
-  // Back to front. The records of a point stand together, so its sums stay in registers.
-  for (int64_t end = records; end > 0;) {
-    const uint32_t place = trace.place[end - 1];
-    const Splat& s = tile.splats[tile.list[place]];
-    const Reach r = reach(tile, s);
-    alignas(64) float sums[kPartials][kLanes] = {};
-    int64_t record = end - 1;
-    for (; record >= 0 && trace.place[record] == place; --record) {
-      const int block = trace.block[record];
-      const float* alpha = trace.alpha + record * kLanes;
-      const float* before = trace.transmittance + record * kLanes;
-      const float sy = (float)(tile.y + block * kLanes / kTile + 0.5 - s.v) * r.inverse_b;
-      const float first = r.dx + (float)(block * kLanes % kTile);
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const float sx = (first + (float)lane) * r.inverse_a;
-        const float g0 = g[0][block][lane], g1 = g[1][block][lane], g2 = g[2][block][lane];
-        const float value = g0 * s.rgb[0] + g1 * s.rgb[1] + g2 * s.rgb[2] + g[3][block][lane] +
-                            g[4][block][lane] * s.z;
-        const float a = alpha[lane], behind = suffix[block][lane];
-        const float derivative = alpha_derivative(before[lane], value, behind);
-        const float h = a > 0.0f ? derivative : 0.0f;
-        suffix[block][lane] = a > 0.0f ? extend_suffix(a, value, behind) : behind;
-        const float part = before[lane] * a;
-        sums[0][lane] += part * g0;
-        sums[1][lane] += part * g1;
-        sums[2][lane] += part * g2;
-        sums[3][lane] += part * g[4][block][lane];
-        sums[4][lane] += h * (1.0f - (sx * sx + sy * sy));
-        sums[5][lane] += h * sx;
-        sums[6][lane] += h * sx * sx;
-        sums[7][lane] += h * sy;
-        sums[8][lane] += h * sy * sy;
-      }
-    }
-    float* out = partials + overlap(tile, s) * kPartials;
-    for (int i = 0; i < kPartials; ++i) {
-      float total = 0.0f;
-      for (int lane = 0; lane < kLanes; ++lane) total += sums[i][lane];
-      out[i] = total;
-    }
-    end = record + 1;
+    const int first_x = s.x0 / kTile, last_x = s.x1 / kTile;
+    const int first_y = max_int(s.y0 / kTile, tile.band_row);
+    const int64_t overlap = (int64_t)s.first +
+                            (int64_t)(tile_y - first_y) * (last_x - first_x + 1) +
+                            (tile_x - first_x);
+    float* out = partials + overlap * kPartials;
+    for (int j = 0; j < kPartials; ++j) out[j] = sum_lanes(total[j]);
   }
 }
 

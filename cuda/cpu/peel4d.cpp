@@ -3,6 +3,8 @@
 #include "../include/peel4d.h"
 
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <new>
 #include <stdexcept>
 
@@ -20,11 +22,16 @@ using peel::Kernels;
 using peel::View;
 
 constexpr int64_t kMostPoints = int64_t{1} << 30;
-constexpr int kMostPixels = 32767;
+constexpr int kMostAcross = 32767;  // boxes of points are int16
+constexpr int64_t kMostPixels = int64_t{1} << 28;
 
 const Kernels& kernels() {
 #if defined(PEEL_WITH_AVX2)
-  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  static const bool avx2 = [] {
+    const char* wanted = std::getenv("PEEL4D_ISA");
+    if (wanted != nullptr && std::strcmp(wanted, "baseline") == 0) return false;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  }();
   if (avx2) return peel::avx2::kernels;
 #endif
   return peel::baseline::kernels;
@@ -32,7 +39,7 @@ const Kernels& kernels() {
 
 bool valid(const peel4d_camera* c) {
   if (c == nullptr || c->size != sizeof *c) return false;
-  if (c->width < 1 || c->height < 1 || c->width > kMostPixels || c->height > kMostPixels) {
+  if (c->width < 1 || c->height < 1 || c->width > kMostAcross || c->height > kMostAcross) {
     return false;
   }
   double all = c->fx + c->fy + c->skew + c->cx + c->cy + c->near_z + c->far_z;
@@ -53,6 +60,10 @@ bool valid(const peel4d_points* p) {
   if (p == nullptr || p->size != sizeof *p || p->count < 0) return false;
   if (p->sh_count != 0 && !valid_sh_count(p->sh_count)) return false;
   return p->count == 0 || (p->position && p->radius && p->density && p->color);
+}
+
+bool too_large(const peel4d_camera& c, const peel4d_points& p) {
+  return p.count > kMostPoints || int64_t{c.width} * c.height > kMostPixels;
 }
 
 View view_of(const peel4d_camera& c, const peel4d_settings& s) {
@@ -123,7 +134,7 @@ const char* peel4d_error_message(int32_t code) {
     case PEEL4D_OUT_OF_MEMORY:
       return "not enough memory";
     case PEEL4D_TOO_LARGE:
-      return "too many points or overlaps for one picture";
+      return "more pixels, points or overlaps between them than fit into one picture";
     default:
       return "internal error of the splat core";
   }
@@ -135,7 +146,7 @@ int32_t peel4d_forward(const peel4d_camera* camera, const peel4d_settings* setti
       image->size != sizeof *image || image->rgba == nullptr) {
     return PEEL4D_INVALID_ARGUMENT;
   }
-  if (points->count > kMostPoints) return PEEL4D_TOO_LARGE;
+  if (too_large(*camera, *points)) return PEEL4D_TOO_LARGE;
   return guarded([&] {
     const peel::Image out = {image->rgba, image->depth, image->surface, image->layer_ids};
     peel::render_forward(kernels(), view_of(*camera, *settings), settings_of(*settings),
@@ -151,7 +162,7 @@ int32_t peel4d_backward(const peel4d_camera* camera, const peel4d_settings* sett
       gradients == nullptr || gradients->size != sizeof *gradients) {
     return PEEL4D_INVALID_ARGUMENT;
   }
-  if (points->count > kMostPoints) return PEEL4D_TOO_LARGE;
+  if (too_large(*camera, *points)) return PEEL4D_TOO_LARGE;
   if (points->count == 0) return PEEL4D_OK;
   if (!gradients->position || !gradients->radius || !gradients->density || !gradients->color) {
     return PEEL4D_INVALID_ARGUMENT;

@@ -37,7 +37,7 @@ extern "C" {
  * Pixel (column i, row j) is sampled at (i + 0.5, j + 0.5). */
 typedef struct peel4d_camera {
   uint32_t size;
-  int32_t width, height; /* pixels, each 1 .. 32767 */
+  int32_t width, height; /* pixels, each 1 .. 32767, together at most 2^28 */
   int32_t orthographic;  /* fx, fy are then pixels per world unit and z does not divide */
   double fx, fy, skew, cx, cy;
   double rotation[9], translation[3];
@@ -79,7 +79,8 @@ typedef struct peel4d_gradients {
 
 PEEL4D_API int32_t peel4d_abi_version(void);
 
-/* "0.1.0 avx2" or "0.1.0 baseline": version of the core and the instruction set in use. */
+/* "0.1.0 avx2" or "0.1.0 baseline": version of the core and the instruction set in use, the best
+ * that the processor has unless $PEEL4D_ISA is "baseline". Both give the same bits. */
 PEEL4D_API const char *peel4d_build_info(void);
 
 /* English, one clause, never null. */

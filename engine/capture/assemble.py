@@ -64,8 +64,9 @@ def unique_names(names: list[str]) -> list[str]:
 def checked(capture: Capture) -> Capture:
     """`capture`, if it can be worked with at all.
 
-    Raises CaptureError: no camera, NaN or infinity (names the view), a size that is none, a K
-    whose last row is not 0 0 1. Whatever is merely suspicious is the business of `health.py`.
+    Raises CaptureError: no camera, a name that is none, NaN or infinity (names the view), a size
+    that is none, a K whose last row is not 0 0 1. Whatever is merely suspicious is the business
+    of `health.py`.
     """
     where: Path = capture.path
     if not capture.views:
@@ -74,6 +75,9 @@ def checked(capture: Capture) -> Capture:
     if repeated:
         raise CaptureError(f"the camera name '{repeated[0]}' is used twice", where=where)
     for index, view in enumerate(capture.views):
+        # Results are written under the names of views.
+        if not view.name or not view.name.isprintable() or set(view.name) & set("/\\"):
+            raise CaptureError(f"the camera name {view.name!r} is no file name", where=where)
         here = f"{where}, view '{view.name}'"
         for name, array, rank in (("K", capture.K, 3), ("R", capture.R, 3), ("t", capture.t, 2)):
             values = array[index] if array.ndim == rank else array[:, index]

@@ -10,6 +10,21 @@ from .capture import Capture, View
 from .findings import Finding
 from .orientation import estimate_up, focus_point
 
+_COLUMNS = (
+    "view",
+    "size",
+    "fx",
+    "fy",
+    "position",
+    "focus",
+    "lens",
+    "frames",
+    "masks",
+    "depth",
+    "use",
+)
+_LEFT_ALIGNED = ("view", "lens", "use")
+
 
 def _lens_text(view: View) -> str:
     if view.lens == "fisheye":
@@ -69,11 +84,10 @@ def rig_table(capture: Capture) -> str:
                 "train" if view.train else "test",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    left = {0, 6, 10}
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = [
         "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
+            cell.ljust(width) if _COLUMNS[column] in _LEFT_ALIGNED else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -89,7 +103,8 @@ def _summary(capture: Capture) -> str:
         capture.format,
         f"{len(capture.views)} views" + (f", {held_out} held out" if held_out else ""),
         f"{len(frames)} frames{labels} at {capture.fps:g} fps",
-        f"{len(capture.images)} images, {len(capture.masks)} masks, {len(capture.depths)} depth maps",
+        f"{len(capture.images)} images, {len(capture.masks)} masks, "
+        f"{len(capture.depths)} depth maps",
     ]
     if capture.moving:
         parts.append("moving cameras")

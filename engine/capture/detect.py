@@ -103,7 +103,7 @@ def _foreign_folder(folder: Path) -> str | None:
         return "a Nerfies / HyperNeRF capture"
     for path in files_in(folder, (".xml", ".db", ".smc", ".p4d")):
         return _foreign_file(path)
-    places = (folder, folder / "images", folder / "videos", *folders_in(folder))
+    places = [folder, *folders_in(folder), *folders_in(folder / "images")]
     if any(files_in(place, IMAGE_SUFFIXES) for place in places):
         return "images without a calibration"
     if any(files_in(place, VIDEO_SUFFIXES) for place in places):
@@ -142,7 +142,11 @@ def open_capture(path: str | Path, *, size: tuple[int, int] | None = None) -> Ca
     path = Path(path)
     try:
         if not path.exists():
-            raise CaptureError("no such file or folder", where=path)
+            raise CaptureError(
+                "no such file or folder",
+                where=path,
+                hint="Give the folder of a capture, or its calibration file",
+            )
         capture = _read_folder(path, size) if path.is_dir() else _read_file(path, size)
         sidecar = (path if path.is_dir() else path.parent) / FILE_NAME
         return apply_sidecar(capture, sidecar) if sidecar.is_file() else capture

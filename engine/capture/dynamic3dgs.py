@@ -82,9 +82,9 @@ def _shots(document: dict, path: Path) -> list[_Shot]:
             w2c = poses[i][j]
             rows = 3 if isinstance(w2c, list) and len(w2c) == 3 else 4
             pose = matrix(w2c, (rows, 4), "w2c", here)
-            file = str(files[i][j]).replace("\\", "/") if files else None
+            file = str(files[i][j] or "").replace("\\", "/") if files else ""
             K = matrix(ks[i][j], (3, 3), "k", here)
-            shots.append(_Shot(camera, label, K, pose[:3, :3], pose[:3, 3], file))
+            shots.append(_Shot(camera, label, K, pose[:3, :3], pose[:3, 3], file or None))
     return shots
 
 

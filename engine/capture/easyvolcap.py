@@ -2,7 +2,8 @@
 
     intri.yml, extri.yml          calibration as OpenCV's FileStorage writes it
     images/<cam>/000000.jpg       or videos/<cam>.mp4
-    masks/<cam>/000000.png        foreground masks (also mask/), optional
+    masks/<cam>/000000.png        foreground masks (also mask/), optional; without this folder the
+                                  alpha channel of PNG images is the mask
     depth/<cam>/000000.png        depth maps (also depths/), optional: camera-space z
 
 intri.yml: `names`, per camera K_<cam> (3, 3), D_<cam> or dist_<cam>, optionally H_<cam>, W_<cam>.
@@ -21,7 +22,7 @@ format has no held-out views, frame rate or up direction: peel4d.json adds them 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ import numpy as np
 from ..errors import CaptureError
 from .assemble import SIZE_HINT, checked, fill_poses
 from .capture import Capture, ImageFile, View
-from .image_header import image_size
+from .image_header import has_alpha, image_size
 from .listing import (
     DEPTH_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -40,7 +41,7 @@ from .listing import (
     numbered_files,
 )
 from .opencv_yaml import Value, read_opencv_yaml
-from .parsing import distortion, matrix, pixels
+from .parsing import distortion, matrix, number, pixels
 from .video import av_available, video_info
 
 _FPS = 30.0
@@ -86,9 +87,10 @@ def rodrigues(vector: np.ndarray) -> np.ndarray:
 
 
 def _names(entries: dict[str, Value], prefix: str) -> list[str]:
-    """The cameras of one file: `names`, or whatever follows `prefix` in the keys."""
+    """The cameras of one file: `names`, or without such a list what follows `prefix` in keys."""
     names = entries.get("names")
-    if isinstance(names, list):
+    if names is not None:
+        names = names if isinstance(names, list) else [str(names)]
         return [name for name in names if name and name != "none"]
     return [key[len(prefix) :] for key in entries if key.startswith(prefix)]
 
@@ -145,7 +147,8 @@ def _read_pair(intri_path: Path, extri_path: Path) -> tuple[dict[str, _Calibrate
             contradictions.append(name)
         width, height = intri.get(f"W_{name}"), intri.get(f"H_{name}")
         size = None
-        if isinstance(width, str) and isinstance(height, str) and float(width) > 0 < float(height):
+        # EasyVolcap writes -1 for an unknown size.
+        if width is not None and number(width, f"W_{name}", here) > 0 and height is not None:
             size = pixels(width, f"W_{name}", here), pixels(height, f"H_{name}", here)
         cameras[name] = _Calibrated(
             matrix(intri[f"K_{name}"], (3, 3), f"K_{name}", here),
@@ -273,6 +276,15 @@ def _view_size(
     return known
 
 
+def _alpha_masks(images: dict[tuple[int, int], ImageFile]) -> dict[tuple[int, int], ImageFile]:
+    """The alpha channels as masks, of views whose first image has one."""
+    views: dict[int, bool] = {}
+    for (_, view), image in sorted(images.items()):
+        if view not in views:
+            views[view] = image.index is None and has_alpha(image.path)
+    return {key: replace(image, layer="alpha") for key, image in images.items() if views[key[1]]}
+
+
 def _calibration(
     path: Path,
 ) -> tuple[Path, dict[str, dict[int | None, _Calibrated]], list[str]]:
@@ -330,6 +342,8 @@ def read_easyvolcap(path: Path, size: tuple[int, int] | None = None) -> Capture:
     else:
         K, R, t = fill_poses(poses, len(labels), len(names))
 
+    images = {(frame_of[label], v): image for (label, v), image in footage.images.items()}
+
     def beside(folders: tuple[str, ...], suffixes: tuple[str, ...], scale: float = 1.0) -> dict:
         found = {}
         for view, files in _folder_images(root, folders, names, suffixes).items():
@@ -339,6 +353,9 @@ def read_easyvolcap(path: Path, size: tuple[int, int] | None = None) -> Capture:
                     found[frame_of[label], view] = ImageFile(file, scale=factor)
         return found
 
+    masks = beside(("masks", "mask"), IMAGE_SUFFIXES)
+    if not masks:
+        masks = _alpha_masks(images)
     fps = footage.fps or _FPS
     return checked(
         Capture(
@@ -350,8 +367,8 @@ def read_easyvolcap(path: Path, size: tuple[int, int] | None = None) -> Capture:
             R,
             t,
             np.repeat(np.array(labels, dtype=np.float64)[:, None] / fps, len(views), axis=1),
-            images={(frame_of[label], v): image for (label, v), image in footage.images.items()},
-            masks=beside(("masks", "mask"), IMAGE_SUFFIXES),
+            images=images,
+            masks=masks,
             depths=beside(("depth", "depths"), DEPTH_SUFFIXES, MILLIMETRE),
             fps=fps,
             notes=tuple(notes),

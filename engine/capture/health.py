@@ -79,14 +79,14 @@ def _intrinsics(capture: Capture) -> list[Finding]:
         if fx <= 0 or fy <= 0:
             flaws.setdefault(("error", "the focal length is not positive"), []).append(view.name)
             continue
-        angle = 2 * np.degrees(np.arctan(0.5 * view.width / fx))
+        angle = 2 * np.degrees(np.arctan2(0.5 * view.width, fx))
         if angle < _NARROW or (angle > _WIDE and view.lens == "pinhole"):
             text = (
                 f"a focal length of {fx:.4g} px at a width of {view.width} px means a field of "
                 f"view of {angle:.3g} degrees; is it in pixels of this image size?"
             )
             flaws.setdefault(("warning", text), []).append(view.name)
-        if not 0.8 < fx / fy < 1.25:
+        if not 0.8 * fy < fx < 1.25 * fy:
             text = f"fx and fy differ much ({fx:.4g} and {fy:.4g} px)"
             flaws.setdefault(("warning", text), []).append(view.name)
         if not (0 < cx < view.width and 0 < cy < view.height):
@@ -106,15 +106,16 @@ def _alternatives(R: np.ndarray, t: np.ndarray) -> dict[str, Convergence]:
     inverse = np.swapaxes(R, -1, -2)
     back = -np.einsum("nij,nj->ni", inverse, t)
     return {
-        "world-to-camera and camera-to-world are probably swapped: invert the poses": convergence(
+        "probably world-to-camera and camera-to-world are swapped: invert the poses": convergence(
             inverse, back
         ),
-        "the poses are probably camera-to-world with OpenGL axes: invert them and flip y and z": (
+        "probably world-to-camera and camera-to-world are swapped, and the camera axes are "
+        "OpenGL's: invert the poses and flip y and z": (
             convergence(_OPENGL @ inverse, back @ _OPENGL)
         ),
-        "the camera axes are probably OpenGL's (y up, z backwards): flip y and z, unless this rig "
+        "probably the camera axes are OpenGL's (y up, z backwards): flip y and z, unless this rig "
         "really looks outwards": convergence(_OPENGL @ R, t @ _OPENGL),
-        "the translation is probably the camera's position: use t = -R C": convergence(
+        "probably the translation is the camera's position: use t = -R C": convergence(
             R, -np.einsum("nij,nj->ni", R, t)
         ),
     }
@@ -125,7 +126,7 @@ def _arrangement(capture: Capture) -> list[Finding]:
 
     A rig is suspicious only when its axes do not converge as it stands but do under one of the
     usual mistakes. So a forward-facing rig (parallel axes either way) or a freely moving camera
-    raises nothing. Two cameras are too few to tell.
+    raises nothing. Two poses are too few to tell.
     """
     found = []
     R, t = poses(capture)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from ..errors import CaptureError
 from .capture import Capture, ImageFile
 from .findings import Finding, enumeration
 from .image_header import image_size, is_truncated
-from .images import ImageReader
+from .images import ImageReader, opencv_available
 from .video import video_info
 
 # Masks are decoded up to so many pixels in all (about two seconds), then every n-th of each view.
@@ -27,9 +26,11 @@ def examine_images(capture: Capture) -> list[Finding]:
         ("mask", capture.masks),
         ("depth map", capture.depths),
     ):
-        found += _sizes(capture, what, files)
-    # A mask that cannot be opened was reported above; decoding it again would say no more.
-    return found + _masks(capture, skip={finding.where for finding in found})
+        flaws, bad = _sizes(capture, what, files)
+        found += flaws
+        if what == "mask":
+            found += _masks(capture, sorted(set(files) - bad, key=lambda key: key[::-1]))
+    return found
 
 
 def _place(capture: Capture, frame: int, view: int) -> str:
@@ -65,7 +66,9 @@ def _ends_well(path: Path) -> bool:
 
 def _sizes(
     capture: Capture, what: str, files: dict[tuple[int, int], ImageFile]
-) -> Iterable[Finding]:
+) -> tuple[list[Finding], set[tuple[int, int]]]:
+    """Findings about headers, and the keys of the files that they are about."""
+    bad = set()
     wrong: dict[tuple[str, str], list[str]] = {}
     damaged: dict[str, list[str]] = {}
     known: dict[Path, tuple[int, int] | None] = {}  # a video is asked once, not for every frame
@@ -76,45 +79,49 @@ def _sizes(
         except CaptureError as error:
             known[file.path] = None
             damaged.setdefault(error.what, []).append(str(file.path))
+            bad.add((frame, view))
             continue
         size, expected = known[file.path], capture.views[view]
         if size is not None and size != (expected.width, expected.height):
             key = f"{size[0]}x{size[1]}", f"{expected.width}x{expected.height}"
             wrong.setdefault(key, []).append(_place(capture, frame, view))
-    for (found, calibrated), places in wrong.items():
-        yield Finding(
+            bad.add((frame, view))
+    found = [
+        Finding(
             "error",
-            f"{len(places)} {what}s are {found}, the calibration says {calibrated}",
+            f"the size of {len(places)} {what}s is {stored}, the calibration says {calibrated}",
             enumeration(places, 4),
         )
-    for fault, paths in damaged.items():
-        yield Finding("error", f"{len(paths)} {what} files: {fault}", enumeration(paths, 4))
+        for (stored, calibrated), places in wrong.items()
+    ]
+    found += [
+        Finding("error", f"{what} file {fault}", enumeration(paths, 4))
+        for fault, paths in damaged.items()
+    ]
+    return found, bad
 
 
-def _masks(capture: Capture, skip: set[str]) -> list[Finding]:
-    keys = sorted(capture.masks, key=lambda key: (key[1], key[0]))
-    if not keys:
-        return []
+def _masks(capture: Capture, keys: list[tuple[int, int]]) -> list[Finding]:
+    """Empty, full and undecodable masks among `keys`, (frame, view) indices."""
     views = [capture.views[view] for _, view in keys]
     pixels = sum(view.width * view.height for view in views)
     step = max(1, -(-pixels // _MASK_PIXELS))
-    empty, full, faults = [], [], []
+    empty, full, found = [], [], []
     checked = 0
     with ImageReader(capture, cache_bytes=0) as reader:
         for frame, view in keys[::step]:
             try:
                 share = float(np.mean(reader.mask(frame, view)))
             except CaptureError as error:
-                if "needed" in error.what:  # OpenCV is missing: said once, for all
-                    return [Finding("note", f"masks were not checked: {error}")]
-                faults.append(error)
+                if not opencv_available():  # said once, for all
+                    return [Finding("note", f"masks were not checked: {error.what}")]
+                found.append(Finding("error", error.what, error.where or ""))
                 continue
             checked += 1
             if share == 0:
                 empty.append((frame, view))
             elif share == 1:
                 full.append((frame, view))
-    found = []
     if checked and len(empty) == checked:
         found.append(Finding("error", "all masks are empty", str(capture.path)))
     elif empty:

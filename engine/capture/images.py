@@ -35,6 +35,14 @@ def _cv2() -> Any:
     return cv2
 
 
+def opencv_available() -> bool:
+    try:
+        _cv2()
+    except CaptureError:
+        return False
+    return True
+
+
 class _Cache:
     """Least-recently-used arrays, bounded in bytes. Thread-safe; two threads that miss the same
     key at once both compute it, which is harmless."""

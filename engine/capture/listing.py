@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-DEPTH_SUFFIXES = (".png", ".exr", ".npy", ".tif", ".tiff")
+DEPTH_SUFFIXES = (".png", ".exr", ".npy")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 
 

@@ -65,13 +65,9 @@ def _value(text: str, key: str, path: Path) -> Value | None:
             raise CaptureError(f"the list '{key}' does not end", where=path)
         return _items(text[1:-1])
     lines = [line.strip() for line in text.splitlines()]
-    if lines and all(line.startswith("-") for line in lines) and "\n" + text != "\n" + lines[0]:
+    if lines and all(line.startswith("- ") for line in lines):
         return [_unquoted(line[1:]) for line in lines]
-    if len(lines) == 1:
-        if re.match(r"^-\s+\S", lines[0]):
-            return [_unquoted(lines[0][1:])]
-        return _unquoted(lines[0])
-    return None
+    return _unquoted(text) if len(lines) <= 1 else None
 
 
 def _without_comment(line: str) -> str:

@@ -11,6 +11,8 @@ from ..errors import CaptureError
 
 # A calibration of a thousand cameras over ten thousand frames stays far below this.
 _MAX_TEXT_BYTES = 1 << 30
+# Beyond any pixel or distance; keeps the arithmetic on calibrations from overflowing.
+_MAX_NUMBER = 1e12
 
 
 def read_text(path: Path) -> str:
@@ -48,20 +50,26 @@ def read_json(path: Path) -> dict:
 
 def matrix(value: object, shape: tuple[int, ...], what: str, where: str | Path) -> np.ndarray:
     """`value` as finite float64 of `shape`. Raises CaptureError: `what` names it ("K of ...")."""
+    if value is None:
+        raise CaptureError(f"{what} is missing", where=where)
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise CaptureError(f"{what} is not a table of numbers", where=where) from error
-    if array.size != int(np.prod(shape)) or (array.ndim > 1 and array.squeeze().ndim > len(shape)):
-        found = "x".join(map(str, array.shape)) or "a single number"
-        wanted = "x".join(map(str, shape))
-        raise CaptureError(f"{what} has {found} values instead of {wanted}", where=where)
+    # A vector may come as a column, a matrix as one flat list.
+    is_flat = array.size == max(array.shape, default=1)
+    if array.size != int(np.prod(shape)) or not (is_flat or array.shape == shape):
+        found = " x ".join(map(str, array.shape)) or "one number"
+        wanted = " x ".join(map(str, shape)) or "one number"
+        raise CaptureError(f"{what} is {found} instead of {wanted}", where=where)
     if not np.isfinite(array).all():
         raise CaptureError(
             f"{what} contains NaN or infinite values",
             where=where,
             hint="Calibrate this camera again or remove it from the file",
         )
+    if np.abs(array).max(initial=0) > _MAX_NUMBER:
+        raise CaptureError(f"{what} contains absurdly large values", where=where)
     return array.reshape(shape)
 
 

@@ -23,8 +23,7 @@ of nerfstudio, are held out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -35,40 +34,12 @@ from .capture import Capture, ImageFile, View
 from .image_header import has_alpha, image_size
 from .listing import IMAGE_SUFFIXES
 from .parsing import distortion, matrix, number, pixels, read_json
+from .view_grouping import Lens, Shot, frames_of, grouped, split_into_views, view_names
 
 _FPS = 30.0
 _SPLITS = ("train", "val", "test")
 _CAMERA_KEYS = ("camera", "camera_id", "cam_id", "camera_name", "cam")
 _PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "SIMPLE_RADIAL", "RADIAL")
-# Times closer than this share of the whole range are the same frame.
-_SAME_TIME = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class _Lens:
-    """Intrinsics of one image. lens and distortion as in `View`."""
-
-    K: np.ndarray
-    width: int
-    height: int
-    distortion: tuple[float, ...]
-    lens: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Shot:
-    """One entry of `frames`. file: its path as stated, with forward slashes."""
-
-    file: PurePosixPath
-    camera: str | None
-    time: float | None
-    split: str
-    lens: _Lens
-    R: np.ndarray
-    t: np.ndarray
-    image: ImageFile | None
-    mask: ImageFile | None
-    depth: ImageFile | None
 
 
 def is_transforms(document: dict) -> bool:
@@ -119,7 +90,7 @@ def _lens(
     image: Path | None,
     size: tuple[int, int] | None,
     where: str,
-) -> _Lens:
+) -> Lens:
     """Intrinsics of one image; `get` looks a field up in the entry, then in the whole file."""
     if get("w") is not None and get("h") is not None:
         width, height = pixels(get("w"), "w", where), pixels(get("h"), "h", where)
@@ -140,7 +111,7 @@ def _lens(
         if get(angle) is None:
             return None
         view_angle = number(get(angle), angle, where)
-        if not 0 < view_angle < np.pi:
+        if not 1e-6 < view_angle < np.pi:
             raise CaptureError(
                 f"{angle} is {view_angle:g}", where=where, hint="Expected radians below pi"
             )
@@ -155,7 +126,7 @@ def _lens(
     cy = 0.5 * height if get("cy") is None else number(get("cy"), "cy", where)
     lens, coefficients = _lens_model(get, where)
     K = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-    return _Lens(K, width, height, coefficients, lens)
+    return Lens(K, width, height, coefficients, lens)
 
 
 def _pose(value: object, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +152,7 @@ def _listed(document: dict, split: str) -> set[str]:
     return {str(n).replace("\\", "/") for n in names} if isinstance(names, list) else set()
 
 
-def _shots(path: Path, size: tuple[int, int] | None) -> tuple[dict, list[_Shot]]:
+def _shots(path: Path, size: tuple[int, int] | None) -> tuple[dict, list[Shot]]:
     """The document of one file and its images. Raises CaptureError."""
     document = read_json(path)
     entries = document.get("frames")
@@ -217,7 +188,7 @@ def _shots(path: Path, size: tuple[int, int] | None) -> tuple[dict, list[_Shot]]
         R, t = _pose(entry["transform_matrix"], where)
         camera = next((str(entry[k]) for k in _CAMERA_KEYS if entry.get(k) is not None), None)
         shots.append(
-            _Shot(
+            Shot(
                 file,
                 camera,
                 None if entry.get("time") is None else number(entry["time"], "time", where),
@@ -231,81 +202,6 @@ def _shots(path: Path, size: tuple[int, int] | None) -> tuple[dict, list[_Shot]]
             )
         )
     return document, shots
-
-
-def _grouped(
-    shots: Iterable[_Shot], key: Callable[[_Shot], Hashable]
-) -> dict[Hashable, list[_Shot]]:
-    groups: dict[Hashable, list[_Shot]] = {}
-    for shot in shots:
-        groups.setdefault(key(shot), []).append(shot)
-    return groups
-
-
-def _pose_key(shot: _Shot) -> Hashable:
-    """Equal for images of a camera that did not move, whatever digits its pose was printed with."""
-    numbers = np.concatenate([shot.R.ravel(), shot.t, shot.lens.K.ravel()])
-    return tuple(np.round(numbers, 5).tolist()), shot.lens.distortion
-
-
-def _is_consistent(groups: Iterable[list[_Shot]], frame_of: dict[int, int]) -> bool:
-    """True where no view has two images at one frame."""
-    frames = [[frame_of[id(shot)] for shot in group] for group in groups]
-    return all(len(set(f)) == len(f) for f in frames)
-
-
-def _split_into_views(
-    shots: list[_Shot], frame_of: dict[int, int], split: str
-) -> list[tuple[str, list[_Shot]]]:
-    """(name, images) of each view of one split; see the module's docstring for the rules."""
-    if all(shot.camera is not None for shot in shots):
-        groups = _grouped(shots, lambda shot: shot.camera)
-        if _is_consistent(groups.values(), frame_of):
-            return [(str(name), group) for name, group in groups.items()]
-    folders = _grouped(shots, lambda shot: shot.file.parent)
-    by_folder = _is_consistent(folders.values(), frame_of)
-    static = _grouped(shots, _pose_key)
-    if _is_consistent(static.values(), frame_of) and 2 * len(static) <= len(shots):
-        if by_folder and len(folders) == len(static):
-            return [(folder.name or split, group) for folder, group in folders.items()]
-        return [(f"camera_{i:02d}", group) for i, group in enumerate(static.values())]
-    if by_folder:
-        named = len(folders) > 1
-        return [(folder.name if named else split, group) for folder, group in folders.items()]
-    # Several images share a time and nothing says which belong together: by order of appearance.
-    ranks: dict[int, int] = {}
-    rank_of = {}
-    for shot in shots:
-        frame = frame_of[id(shot)]
-        rank_of[id(shot)] = ranks[frame] = ranks.get(frame, -1) + 1
-    groups = _grouped(shots, lambda shot: rank_of[id(shot)])
-    return [(f"camera_{rank:02d}", group) for rank, group in groups.items()]
-
-
-def _frames_of(shots: list[_Shot]) -> tuple[np.ndarray, dict[int, int]]:
-    """Distinct times, ascending, and the frame index of each shot by its id()."""
-    stated = np.array([shot.time for shot in shots], dtype=np.float64)
-    order = np.argsort(stated, kind="stable")
-    ascending = stated[order]
-    gap = _SAME_TIME * max(float(ascending[-1] - ascending[0]), 1e-12)
-    is_new = np.concatenate([[True], np.diff(ascending) > gap])
-    frame = np.cumsum(is_new) - 1
-    frame_of = {id(shots[i]): int(f) for i, f in zip(order, frame, strict=True)}
-    return ascending[is_new], frame_of
-
-
-def _view_names(shots: list[_Shot], several_splits: bool) -> list[str]:
-    """File stems, with the folder in front where stems alone are not unique."""
-    names = [
-        shot.file.stem if shot.file.suffix.lower() in IMAGE_SUFFIXES else shot.file.name
-        for shot in shots
-    ]
-    if several_splits or len(set(names)) < len(names):
-        names = [
-            f"{shot.file.parent.name}_{name}" if shot.file.parent.name else name
-            for shot, name in zip(shots, names, strict=True)
-        ]
-    return unique_names(names)
 
 
 def _sources(path: Path) -> list[Path]:
@@ -322,7 +218,7 @@ def read_transforms(path: Path, size: tuple[int, int] | None = None) -> Capture:
 
     size: (width, height) where neither the file nor the images know it. Raises CaptureError.
     """
-    shots: list[_Shot] = []
+    shots: list[Shot] = []
     documents = []
     for source in _sources(path):
         document, new = _shots(source, size)
@@ -339,16 +235,16 @@ def read_transforms(path: Path, size: tuple[int, int] | None = None) -> Capture:
         fps = number(documents[0]["fps"], "fps", path)
         if not fps > 0:
             raise CaptureError(f"fps is {fps:g}", where=path)
-    times, frame_of = np.zeros(1), {id(shot): 0 for shot in shots}
+    times, frame_of = np.zeros(1), {shot: 0 for shot in shots}
     if timed[0]:
-        times, frame_of = _frames_of(shots)
+        times, frame_of = frames_of(shots)
     if len(times) == 1:
-        names = _view_names(shots, len({shot.split for shot in shots}) > 1)
+        names = view_names(shots)
         groups = [(name, [shot]) for name, shot in zip(names, shots, strict=True)]
     else:
         groups = []
-        for split, members in _grouped(shots, lambda shot: shot.split).items():
-            groups += _split_into_views(members, frame_of, str(split))
+        for split, members in grouped(shots, lambda shot: shot.split).items():
+            groups += split_into_views(members, frame_of, str(split))
         unique = unique_names([name for name, _ in groups])
         groups = [(name, group) for name, (_, group) in zip(unique, groups, strict=True)]
 
@@ -370,7 +266,7 @@ def read_transforms(path: Path, size: tuple[int, int] | None = None) -> Capture:
                     where=f"{path}, view '{name}', {shot.file}",
                     hint="Give every camera its own name in a field 'camera'",
                 )
-            key = frame_of[id(shot)], index
+            key = frame_of[shot], index
             poses[key] = other.K, shot.R, shot.t
             for found, files in ((shot.image, images), (shot.mask, masks), (shot.depth, depths)):
                 if found is not None:

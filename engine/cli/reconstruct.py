@@ -82,9 +82,7 @@ def run(options: argparse.Namespace) -> int:
             for stage in ("initial", "final"):
                 for region in ("mask", "full"):
                     try:
-                        value = evaluate(
-                            options.output, region=region, stage=stage, progress=progress
-                        )
+                        value = evaluate(options.output, region=region, stage=stage)
                     except ReconstructionError:
                         continue  # held-out views without images or masks cannot be scored
                     scores[f"{stage}_{region}"] = value

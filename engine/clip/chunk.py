@@ -8,6 +8,7 @@ The header lists the blocks of the chunk; docs/clip-format.md has the details.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from .compression import Compressor, Decompressor
 from .fields import Fields, parse_object
 from .quantize import (
     MAX_LEVELS,
-    SH_PEAK,
+    MAX_LOG_LEVELS,
     Precision,
     dequantize_linear,
     dequantize_log,
@@ -74,7 +75,9 @@ def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
 
     radius = splats.radius[order]
     r_low, r_high = _range(radius)
-    levels = level_count(np.log(r_high) - np.log(r_low), np.log1p(precision.radius))
+    levels = level_count(
+        math.log(r_high) - math.log(r_low), math.log1p(precision.radius), MAX_LOG_LEVELS
+    )
     codes = quantize_log(radius, r_low, r_high, levels)[None]
     writer.add_codes("radius", 0, "log", codes, r_low, r_high, levels)
 
@@ -89,7 +92,7 @@ def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
         first = 3 * band * band
         values = sh[:, first : first + 3 * (2 * band + 1)].T  # (C, N)
         s_low, s_high = _range(values)
-        levels = level_count(s_high - s_low, precision.color / SH_PEAK[band])
+        levels = level_count(s_high - s_low, precision.sh_step(band, splats.sh_degree))
         codes = quantize_linear(values, s_low, s_high, levels)
         writer.add_codes("sh", first, "linear", codes, s_low, s_high, levels)
 
@@ -124,12 +127,15 @@ def decode_chunk(data: bytes, points: int, sh_degree: int, where: str) -> Splats
     components = 3 * SH_COUNTS[sh_degree]
     sh = np.zeros((points, components), dtype=np.float32)
     position = radius = density = None
-    offset = 0
+    offset, seen = 0, set()
     for block in blocks:
         nbytes = block.integer("bytes", 0, len(payload) - offset)
         body = payload[offset : offset + nbytes]
         offset += nbytes
         name = block.text("name")
+        if (name, block.values.get("first")) in seen:
+            raise block.fail("name", "a block of its own")
+        seen.add((name, block.values.get("first")))
         if name == "position":
             position = _decode_position(block, body, points, decompressor)
         elif name == "radius":
@@ -307,8 +313,8 @@ def _decode_codes(
 ) -> np.ndarray:
     """A linear or logarithmic block -> values (C, N) float32."""
     low, high = block.number("low"), block.number("high")
-    levels = block.integer("levels", 0, MAX_LEVELS)
     scale = block.text("scale")
+    levels = block.integer("levels", 0, MAX_LOG_LEVELS if scale == "log" else MAX_LEVELS)
     if scale not in ("linear", "log") or not low <= high or (scale == "log" and low <= 0):
         raise block.fail("scale", "linear, or log with 0 < low <= high")
     if levels == 0:

@@ -95,6 +95,7 @@ class ClipInfo:
         to every frame and are stored once.
     sh_degree: 0..3, the same for all frames.
     bounds: (2, 3) float64, lowest and highest position of any point centre; zeros without points.
+    up: (3,) float64, the world's upward direction, unit length, None where it is not known.
     color: colour space of the appearance. footprint: version of the rendering rules.
     settings: how the clip wants to be peeled. cameras: of the capture, may be empty.
     provenance: free JSON of the program that made the clip.
@@ -109,6 +110,7 @@ class ClipInfo:
     static_points: int
     sh_degree: int
     bounds: np.ndarray
+    up: np.ndarray | None
     color: str
     footprint: int
     settings: PeelSettings

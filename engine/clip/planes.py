@@ -23,7 +23,7 @@ def split(codes: np.ndarray, nbytes: int, *, delta: bool, color: bool) -> list[b
     delta: store differences along N. color: store the components (r, g, b, r, g, b, ...) as
     (r - g, g, b - g, ...); C is then a multiple of 3.
     """
-    words = codes.astype(_WORDS[nbytes])
+    words = codes.astype(_WORDS[nbytes], order="C")
     if color:
         words[0::3] -= words[1::3]
         words[2::3] -= words[1::3]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from ..errors import ClipError, PeelError
 from ..render.settings import PeelSettings
 from ..render.splats import SH_COUNTS
@@ -13,6 +15,7 @@ from .clip import (
     MAX_DECODED_BYTES,
     MAX_FRAMES,
     MAX_IMAGE_SIZE,
+    MAX_INFO_BYTES,
     MAX_POINTS,
     SCHEMA,
     SCHEMA_VERSION,
@@ -39,6 +42,7 @@ def encode_info(info: ClipInfo, where: str) -> bytes:
         "static_points": info.static_points,
         "sh_degree": info.sh_degree,
         "bounds": info.bounds.tolist(),
+        "up": None if info.up is None else info.up.tolist(),
         "color": info.color,
         "render": {
             "layers": info.settings.layers,
@@ -79,7 +83,13 @@ def encode_info(info: ClipInfo, where: str) -> bytes:
             where=where,
             hint="Cameras must be finite; provenance takes texts, numbers, lists and dicts",
         ) from error
-    return text.encode("utf-8")
+    if len(text) > MAX_INFO_BYTES:
+        raise ClipError(
+            f"the clip's description takes {len(text)} bytes, more than {MAX_INFO_BYTES}",
+            where=where,
+            hint="Put less into the provenance",
+        )
+    return text.encode("ascii")
 
 
 def decode_info(data: bytes, where: str) -> ClipInfo:
@@ -122,7 +132,8 @@ def decode_info(data: bytes, where: str) -> ClipInfo:
         points=points,
         static_points=static_points,
         sh_degree=sh_degree,
-        bounds=fields.array("bounds", (2, 3)),
+        bounds=_bounds(fields),
+        up=None if fields.values.get("up") is None else _direction(fields, "up"),
         color=COLOR_SPACE,
         footprint=FOOTPRINT_VERSION,
         settings=_render_rules(fields.mapping("render")),
@@ -145,6 +156,21 @@ def _supported(fields: Fields, key: str, known: set[str]) -> None:
             where=fields.where,
             hint=UPDATE_HINT,
         )
+
+
+def _bounds(fields: Fields) -> np.ndarray:
+    bounds = fields.array("bounds", (2, 3))
+    if (bounds[0] > bounds[1]).any():
+        raise fields.fail("bounds", "lowest before highest")
+    return bounds
+
+
+def _direction(fields: Fields, key: str) -> np.ndarray:
+    vector = fields.array(key, (3,))
+    length = float(np.linalg.norm(vector))
+    if abs(length - 1) > 1e-6:
+        raise fields.fail(key, "of unit length")
+    return vector
 
 
 def _render_rules(fields: Fields) -> PeelSettings:

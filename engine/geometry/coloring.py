@@ -15,13 +15,15 @@ from .zbuffer import depth_buffer, project_finite
 
 #: Points whose samples from all cameras are held at once.
 _CHUNK = 1 << 15
-#: The radius, in pixels of the reduced depth buffer, that the median point's disk should have: small
-#: buffers are quick, and a disk of three pixels still leaves no holes between neighbours.
+#: The radius, in pixels of the reduced depth buffer, that the median point's disk should have:
+#: small buffers are quick, and a disk of three pixels still leaves no holes between neighbours.
 _BUFFER_RADIUS = 1.5
 #: Steps towards the geometric median; the colour moves by less than 1/255 after them.
 _MEDIAN_STEPS = 5
-_MIN_FRONTAL=.1
-_P=2
+#: Cameras that see a surface flatter than this cosine (78 degrees), or from behind, are not asked.
+_MIN_FRONTAL = 0.2
+#: What a point without a side counts as: the mean cosine of a sphere that all cameras see.
+_NO_SIDE = 0.5
 #: Distance of two colours below which they count as the same, keeps the median's weights finite.
 _SAME_COLOR = 4 / 255
 
@@ -177,9 +179,10 @@ def _sample(points, camera, image, trusted, buffer_camera, buffer, settings, sam
     else:
         towards = camera.centre - points.position[which]
         towards = towards / np.linalg.norm(towards, axis=1, keepdims=True)
-    frontal = (towards * points.normal[which]).sum(axis=1)
-    # A surface that shows its back passes the depth test where the front is a hair too near.
-    weight[which] = np.where(frontal > _MIN_FRONTAL, frontal**_P, 0)
+    normal = points.normal[which]
+    frontal = np.where(normal.any(axis=1), (towards * normal).sum(axis=1), _NO_SIDE)
+    # A point's back passes the depth test where the surface in front of it is within tolerance.
+    weight[which] = np.where(frontal > _MIN_FRONTAL, frontal, 0)
 
 
 def _bilinear(image, u, v):

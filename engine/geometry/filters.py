@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from .points import Points
-from .voxels import ALL_NEIGHBOURS, components, find, key_step, pack
+from .voxels import ALL_NEIGHBOURS, components, find, pack
 
 #: Candidate pairs that are held at once in a neighbour search.
 _PAIRS = 1 << 21
+#: Queries whose neighbouring cells are looked up at once.
+_QUERIES = 1 << 15
 #: Cells per axis of a search grid; finer ones would gain nothing and could overflow the keys.
 _SEARCH_CELLS = 1 << 18
 
@@ -20,7 +22,8 @@ def nearest_neighbours(
 
     points: (N, 3), N >= 1, queries: (Q, 3), finite.
     Returns (distance (Q, k') float64 ascending, index (Q, k') int64), k' = min(k, N). A query that
-    is one of the points finds itself at distance 0; ties are broken by index.
+    is one of the points finds itself at distance 0; which of several points at the same distance is
+    taken is not specified.
 
     The points are hashed into cells about as wide as their spacing; a query looks into its own
     cell and the 26 around it, which is everything within one cell's width. Queries that find fewer
@@ -50,14 +53,11 @@ def nearest_neighbours(
 
 def _search_all(points, queries, which, distance, index):
     """Brute force for the queries `which`; writes into distance and index."""
-    k = distance.shape[1]
     step = max(1, _PAIRS // len(points))
     for begin in range(0, len(which), step):
         part = which[begin : begin + step]
         squared = ((queries[part, None, :] - points) ** 2).sum(axis=2)
-        order = np.argsort(squared, axis=1, kind="stable")[:, :k]
-        index[part] = order
-        distance[part] = np.sqrt(np.take_along_axis(squared, order, axis=1))
+        distance[part], index[part] = _smallest(squared, distance.shape[1])
 
 
 def _search_cells(points, queries, which, low, cell, distance, index):
@@ -71,33 +71,55 @@ def _search_cells(points, queries, which, low, cell, distance, index):
     wanted = np.clip(np.floor((queries[which] - low) / cell), -2, cells.max() + 2)
     around = np.concatenate([np.zeros((1, 3), dtype=np.int64), ALL_NEIGHBOURS])
     found = np.zeros(len(which), dtype=bool)
-    average = max(1, int(27 * len(points) / len(occupied)))
-    step = max(1, _PAIRS // average)
-    for begin in range(0, len(which), step):
-        near = wanted[begin : begin + step].astype(np.int64)[:, None, :] + around
+    for begin in range(0, len(which), _QUERIES):
+        near = wanted[begin : begin + _QUERIES].astype(np.int64)[:, None, :] + around
         slot = find(occupied, pack(np.maximum(near, -1)))
         slot[(near < -1).any(axis=2)] = -1
         number = np.where(slot >= 0, count[slot], 0)
-        first = start[slot]
-        # Flatten the ragged lists of candidates: pair -> (query, point).
         total = number.sum(axis=1)
-        query = np.repeat(np.arange(len(near)), total)
-        number, first = number.ravel(), first.ravel()
-        ends = np.cumsum(number)
-        offset = np.arange(ends[-1]) - np.repeat(ends - number, number)
-        point = order[np.repeat(first, number) + offset]
-        part = which[begin : begin + step]
-        squared = ((queries[part[query]] - points[point]) ** 2).sum(axis=1)
-        rank = np.lexsort((point, squared, query))
-        begins = np.cumsum(total) - total
-        full = np.flatnonzero(total >= k)
-        pick = rank[begins[full][:, None] + np.arange(k)]
-        reach = np.sqrt(squared[pick])
-        good = reach[:, -1] <= cell
-        found[begin + full[good]] = True
-        distance[part[full[good]]] = reach[good]
-        index[part[full[good]]] = point[pick[good]]
+        # Queries with similar numbers of candidates together make tight tables.
+        ranked = np.argsort(total, kind="stable")
+        ranked = ranked[total[ranked] >= k]
+        step = max(1, _PAIRS // max(1, int(total.max(initial=1))))
+        for at in range(0, len(ranked), step):
+            rows = ranked[at : at + step]
+            point, column, row = _candidates(number[rows], start[slot[rows]])
+            point = order[point]
+            asked = which[begin + rows]
+            squared = np.full((len(rows), total[rows[-1]]), np.inf)
+            table = np.zeros(squared.shape, dtype=np.int64)
+            squared[row, column] = ((queries[asked[row]] - points[point]) ** 2).sum(axis=1)
+            table[row, column] = point
+            reach, pick = _smallest(squared, k)
+            good = reach[:, -1] <= cell
+            found[begin + rows[good]] = True
+            distance[asked[good]] = reach[good]
+            index[asked[good]] = np.take_along_axis(table, pick, axis=1)[good]
     return found
+
+
+def _candidates(number, first):
+    """Flatten ragged lists: row r holds number[r, j] items from first[r, j] on, j = 0..26.
+
+    Returns item, its column in the row and its row, each as long as all lists together.
+    """
+    total = number.sum(axis=1)
+    row = np.repeat(np.arange(len(number)), total)
+    column = np.arange(len(row)) - np.repeat(np.cumsum(total) - total, total)
+    flat = number.ravel()
+    item = np.arange(len(row)) - np.repeat(np.cumsum(flat) - flat - first.ravel(), flat)
+    return item, column, row
+
+
+def _smallest(squared, k):
+    """Square roots and columns, both (Q, k), of the k smallest entries per row, ascending."""
+    pick = np.argpartition(squared, k - 1, axis=1)[:, :k]
+    value = np.take_along_axis(squared, pick, axis=1)
+    order = np.argsort(value, axis=1, kind="stable")
+    return (
+        np.sqrt(np.take_along_axis(value, order, axis=1)),
+        np.take_along_axis(pick, order, axis=1),
+    )
 
 
 def inliers(points: np.ndarray, *, neighbours: int = 5, deviations: float = 5.0) -> np.ndarray:
@@ -105,14 +127,14 @@ def inliers(points: np.ndarray, *, neighbours: int = 5, deviations: float = 5.0)
 
     A point is an outlier where its mean distance to the `neighbours` nearest others exceeds the
     mean of that over all points by more than `deviations` standard deviations (4K4D, method.md
-    section 1).
+    section 1). It must also be twice that mean: on regular points the deviation is so small that
+    the corners of a plane would fall away.
     """
     if len(points) <= neighbours + 1:
         return np.ones(len(points), dtype=bool)
     distance, _ = nearest_neighbours(points, points, neighbours + 1)
     mean = distance[:, 1:].mean(axis=1)
-    # The slack keeps exactly regular points, whose deviation is rounding noise.
-    return mean <= mean.mean() * (1 + 1e-6) + deviations * mean.std()
+    return mean <= max(mean.mean() + deviations * mean.std(), 2 * mean.mean())
 
 
 def large_components(points: np.ndarray, cell: float, min_points: int) -> np.ndarray:

@@ -30,8 +30,7 @@ class Silhouette:
 
     camera: the camera at the resolution of `distance`; its view covers `extent` (width, height)
         pixels of it, which need not be whole.
-    distance: (H, W) float32, pixels. Outside the cleaned mask the distance to its nearest pixel,
-        inside minus the distance to the nearest pixel that is not in it.
+    distance: (H, W) float32, pixels, see `signed_distance`.
     dilation: pixels by which the mask is widened when it votes.
     """
 
@@ -52,7 +51,10 @@ def clean_mask(mask: np.ndarray, min_area: float) -> np.ndarray:
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Pixel distance to a bool mask (H, W): positive outside it, negative inside; float32."""
+    """Distance of pixel centres to the rim of a bool mask (H, W), pixels, float32.
+
+    Positive outside the mask, negative inside; the rim runs halfway between pixel centres.
+    """
     import cv2
 
     inside = np.ascontiguousarray(mask, dtype=np.uint8)
@@ -61,7 +63,7 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
         # Nothing outside in the picture, and what is beyond its border is nobody's business.
         return np.full(mask.shape, -float(max(mask.shape)), dtype=np.float32)
     inner = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return outer - inner
+    return np.where(inside, 0.5 - inner, outer - 0.5)
 
 
 def silhouettes(
@@ -74,8 +76,8 @@ def silhouettes(
     """The voters of one frame: cameras whose mask is there and not empty; the others abstain.
 
     masks: (H, W), true on the subject, of the size of their camera, or None.
-    dilation: fraction of the image's longer side. min_area: smallest component that counts,
-        fraction of the image's area.
+    dilation: fraction of the image's longer side, but at least one pixel unless it is 0.
+    min_area: smallest component that counts, fraction of the image's area.
     Raises ReconstructionError for masks of another size and where no camera is left.
     """
     if len(cameras) != len(masks):
@@ -102,6 +104,7 @@ def silhouettes(
             padded[: mask.shape[0], : mask.shape[1]] = mask
             mask = padded.reshape(height, pool, width, pool).any(axis=(1, 3))
         extent = (camera.width / pool, camera.height / pool)
+        widening = max(dilation * max(extent), 1.0) if dilation > 0 else 0.0
         K = np.diag([1 / pool, 1 / pool, 1.0]) @ camera.K
         working = Camera(
             K,
@@ -113,9 +116,7 @@ def silhouettes(
             camera.far,
             camera.orthographic,
         )
-        voters.append(
-            Silhouette(working, signed_distance(mask), extent, dilation * max(extent))
-        )
+        voters.append(Silhouette(working, signed_distance(mask), extent, widening))
     if empty:
         logger.warning(
             "the masks of %d of %d cameras are empty in this frame; they do not vote (cameras %s)",
@@ -225,5 +226,5 @@ def _judge(points, half_diagonal, voter):
     may_see = straddles | (in_front & touches & (z - half_diagonal < camera.far))
     must_see = in_front & inside & (z + half_diagonal < camera.far)
     may_cover = straddles | (distance <= voter.dilation + reach + _PIXEL_SLACK)
-    must_cover = in_front & (distance < -(reach + _PIXEL_SLACK))
+    must_cover = in_front & (distance <= voter.dilation - reach - _PIXEL_SLACK)
     return may_see, must_see, may_cover, must_cover

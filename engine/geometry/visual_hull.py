@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ReconstructionError
 from ..render.camera import Camera
 from .filters import remove_outliers
-from .points import Points
+from .points import Points, mean_by_group, unit_or_zero
 from .rig import check_cameras, pixel_size, rig_bounds
 from .silhouettes import Silhouette, silhouettes, vote
 from .voxels import (
@@ -26,6 +26,10 @@ from .voxels import (
 _ROOT_CELLS = 12
 #: A grid level with more voxels than this is refused instead of filling the memory.
 _MAX_VOXELS = 12_000_000
+#: Voxels per point spacing. At 1 the centres of the voxels miss parts as thin as a pixel, whose
+#: rest then falls away as noise (the antennas of the demo capture did); the surface voxels within
+#: one spacing are averaged, so there are no more points for it, and they lie between voxels.
+_SUBDIVISION = 2
 _CHILDREN = np.array(list(np.ndindex(2, 2, 2)), dtype=np.int64)
 
 
@@ -34,12 +38,14 @@ class HullSettings:
     """How a hull is carved. All lengths are relative to the rig or the image.
 
     mask_ratio: a voxel stays when at least this share of the cameras that see it have it in their
-        mask.
+        mask. Below 1, so that one wrong mask in twenty takes nothing away.
     min_views: and when at least this share of the cameras that vote see it, never fewer than
         `min_view_count` (or all of them, where there are fewer).
-    dilation: the masks are widened by this fraction of the image's longer side (3 px of 640).
+    dilation: the masks are widened by this fraction of the image's longer side (1 px of 640), by
+        at least one pixel, because voxels can miss what is thinner than they are; 0 for exact ones.
     min_mask_area: mask components below this fraction of the image are noise (40 px of 640x360).
-    pixels_per_point: the spacing of the points in pixels of the median camera.
+    pixels_per_point: the spacing of the points, in pixels of the median camera. Training overfits
+        with points finer than about three pixels and loses detail with coarser ones.
     max_points: the spacing grows until there are at most so many.
     min_component: connected groups with a smaller share of the points are noise.
     """
@@ -47,9 +53,9 @@ class HullSettings:
     mask_ratio: float = 0.95
     min_views: float = 0.25
     min_view_count: int = 3
-    dilation: float = 3 / 640
+    dilation: float = 1 / 640
     min_mask_area: float = 40 / (640 * 360)
-    pixels_per_point: float = 3.0
+    pixels_per_point: float = 4.0
     max_points: int = 262_144
     min_component: float = 0.002
 
@@ -60,7 +66,7 @@ class HullSettings:
             and self.min_view_count >= 1
             and self.dilation >= 0
             and self.min_mask_area >= 0
-            and self.pixels_per_point > 0
+            and 0 < self.pixels_per_point < np.inf
             and self.max_points >= 1
             and 0 <= self.min_component < 1
         )
@@ -95,12 +101,11 @@ def visual_hull(
     A camera votes on a voxel when it sees it, that is, when the voxel projects into its image
     from beyond its near plane; cameras without a mask, or with an empty one (a warning), abstain.
     bounds: (2, 3) world box to search; otherwise it follows from the cameras (`rig_bounds`).
-    spacing: voxel size in world units; otherwise `pixels_per_point` pixels of the median camera at
-        the place where the cameras look. Neither depends on the masks, so all frames of a static
-        rig get the same voxels, unless `max_points` widens the spacing: pass the spacing of the
-        first frame's result on to the others then.
-    Returns points at the centres of the voxels that stay and touch one that does not, with normals
-    and the number of cameras that see them.
+    spacing: of the points in world units; otherwise `pixels_per_point` pixels at the box's centre.
+    Neither of them depends on the masks, so all frames of a static rig get the same voxels, unless
+    `max_points` widens the spacing: pass that of the first frame's result on to the others then.
+    Returns one point per occupied cell of `spacing`: the mean of the voxels in it that stay and
+    touch one that does not, with normals and the number of cameras that see them.
     Raises ReconstructionError where fewer than two cameras vote, the bounds are not known, nothing
     is left, or the grid would be too fine.
     Source: 4K4D (space carving), method.md section 1.
@@ -120,8 +125,8 @@ def visual_hull(
         raise ReconstructionError(f"the bounds are not a box: {box.tolist()}")
     if spacing is None:
         spacing = settings.pixels_per_point * pixel_size(cameras, box.mean(axis=0))
-    if not (np.isfinite(spacing) and spacing > 0):
-        raise ReconstructionError(f"the voxel spacing must be above 0, not {spacing}")
+    if not 0 < spacing < np.inf:
+        raise ReconstructionError(f"the point spacing must be above 0, not {spacing}")
     while True:
         points = _carve_surface(voters, settings, box, spacing)
         if len(points) <= settings.max_points:
@@ -161,9 +166,7 @@ class Carved:
         return inside
 
 
-def carve(
-    voters: Sequence[Silhouette], grid: Grid, settings: HullSettings
-) -> Carved:
+def carve(voters: Sequence[Silhouette], grid: Grid, settings: HullSettings) -> Carved:
     """Carve a grid coarse to fine; what stays is exactly what voting on every voxel would leave.
 
     A coarse voxel is dropped only when the bounds of `vote` say that none of its fine voxels can
@@ -209,8 +212,8 @@ def carve(
 
 
 def _carve_surface(voters, settings, box, spacing):
-    """The surface voxels of the hull at one spacing, as Points with normals."""
-    grid = make_grid(box, spacing)
+    """The surface of the hull at one spacing, as Points with normals."""
+    grid = make_grid(box, spacing / _SUBDIVISION)
     carved = carve(voters, grid, settings)
     if not len(carved.cells):
         raise ReconstructionError(
@@ -229,7 +232,8 @@ def _carve_surface(voters, settings, box, spacing):
     for offset in ALL_NEIGHBOURS:
         outside = ~carved.contains(cells + offset)
         normal[outside] += offset / np.linalg.norm(offset)
-    length = np.linalg.norm(normal, axis=1, keepdims=True)
-    # A voxel that is open on opposite sides alike (one voxel thick) has no side; any will do.
-    normal = np.where(length > 1e-9, normal / np.maximum(length, 1e-9), [0.0, 0.0, 1.0])
-    return Points(grid.centres(cells), grid.spacing, normal, carved.views[open_side])
+    _, group, size = np.unique(pack(cells // _SUBDIVISION), return_inverse=True, return_counts=True)
+    position = mean_by_group(grid.centres(cells), group, size)
+    normal = mean_by_group(normal, group, size)
+    views = mean_by_group(carved.views[open_side][:, None], group, size)[:, 0]
+    return Points(position, spacing, unit_or_zero(normal), np.rint(views))

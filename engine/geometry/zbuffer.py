@@ -57,15 +57,11 @@ def depth_buffer(position: np.ndarray, radius: float, camera: Camera) -> np.ndar
             drawn = (across <= size[part, None] ** 2) | (offset == 0).all(axis=1)
             drawn &= (x >= 0) & (y >= 0) & (x < camera.width) & (y < camera.height)
             depth = np.broadcast_to(z[part, None], x.shape)
-            np.minimum.at(
-                buffer, (y * camera.width + x)[drawn], depth[drawn].astype(np.float32)
-            )
+            np.minimum.at(buffer, (y * camera.width + x)[drawn], depth[drawn].astype(np.float32))
     return buffer.reshape(camera.height, camera.width)
 
 
-def silhouette_iou(
-    position: np.ndarray, radius: float, camera: Camera, mask: np.ndarray
-) -> float:
+def silhouette_iou(position: np.ndarray, radius: float, camera: Camera, mask: np.ndarray) -> float:
     """Intersection over union of the points' outline with a mask (H, W) of the same camera.
 
     1 where both are empty.

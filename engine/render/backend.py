@@ -20,7 +20,7 @@ DEFAULT = PeelSettings()
 class Instance:
     """A clip's points placed in the world.
 
-    matrix: (4, 4) clip -> world, affine. opacity: multiplies the density.
+    matrix: (4, 4) float64, clip -> world, affine. opacity: multiplies the density.
     """
 
     splats: Splats
@@ -31,7 +31,10 @@ class Instance:
 def render(
     splats: Splats, camera: Camera, settings: PeelSettings = DEFAULT, *, threads: int = 0
 ) -> Rendered:
-    """Peel one cloud. threads: 0 for all cores. Raises CoreError."""
+    """Peel one cloud, as `reference` defines it. threads: 0 for $PEEL4D_THREADS or all cores.
+
+    Raises CoreError.
+    """
     out = core.forward(
         splats.position,
         splats.radius,
@@ -72,8 +75,11 @@ def render_scene(
 def _in_world(instance: Instance, camera: Camera, threads: int) -> tuple[np.ndarray, ...]:
     splats = instance.splats
     matrix = np.asarray(instance.matrix, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise CoreError("an instance's matrix is not a finite 4 x 4 matrix")
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or (matrix[3] != [0, 0, 0, 1]).any():
+        raise CoreError(
+            "an instance's matrix is not a finite affine 4 x 4 matrix",
+            hint="Expected (0, 0, 0, 1) in its last row",
+        )
     linear, shift = matrix[:3, :3], matrix[:3, 3]
     scale = float(np.linalg.svd(linear, compute_uv=False)[0])
     # A flattened object has no inverse; its colours then come from the nearest sensible direction.
@@ -86,7 +92,8 @@ def _in_world(instance: Instance, camera: Camera, threads: int) -> tuple[np.ndar
     rgb = core.evaluate_sh(
         splats.position, splats.sh, eye, orthographic=camera.orthographic, threads=threads
     )
-    position = (splats.position @ linear.T + shift).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # such points are not drawn
+        position = (splats.position @ linear.T + shift).astype(np.float32)
     return (
         position,
         splats.radius * np.float32(scale),

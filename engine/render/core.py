@@ -18,8 +18,10 @@ import numpy as np
 from ..errors import CoreError
 from .camera import Camera
 from .settings import PeelSettings
+from .splats import SH_COUNTS
 
 ABI_VERSION = 1
+MAX_PIXELS = 1 << 28
 INSTALL_HINT = "Install it with: pip install ./cuda (needs g++), or reinstall the extension"
 _floats = POINTER(c_float)
 
@@ -99,7 +101,7 @@ def library() -> ctypes.CDLL:
         core = ctypes.CDLL(str(path))
         core.peel4d_abi_version.restype = c_int32
         version = core.peel4d_abi_version()
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError) as error:  # not a library, or a foreign one
         raise CoreError(
             f"the splat core cannot be loaded ({error})", where=path, hint=INSTALL_HINT
         ) from error
@@ -149,10 +151,16 @@ def build_info() -> str:
     return library().peel4d_build_info().decode()
 
 
+_HINTS = {
+    2: "Close other programs, or use a smaller picture or fewer points",
+    3: "Use a smaller picture, fewer points or smaller radii",
+}
+
+
 def _check(code: int) -> None:
     if code != 0:
         message = library().peel4d_error_message(code).decode()
-        raise CoreError(f"the splat core refused: {message}", hint="Use a smaller picture or clip")
+        raise CoreError(f"the splat core stopped: {message}", hint=_HINTS.get(code))
 
 
 def _pointer(array: np.ndarray | None):
@@ -160,7 +168,10 @@ def _pointer(array: np.ndarray | None):
 
 
 def _float32(array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
-    array = np.ascontiguousarray(array, dtype=np.float32)
+    try:
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise CoreError(f"{name} is no array of numbers ({error})") from error
     if array.shape != shape:
         raise CoreError(f"{name} has shape {array.shape}", hint=f"Expected {shape}")
     return array
@@ -170,6 +181,15 @@ def _camera(camera: Camera) -> _Camera:
     numbers = np.concatenate([camera.K.ravel(), camera.R.ravel(), camera.t])
     if not np.isfinite(numbers).all():
         raise CoreError("the camera has numbers that are not finite", hint="Check K, R and t")
+    if not (np.isfinite([camera.near, camera.far]).all() and camera.near < camera.far):
+        raise CoreError(
+            f"the camera sees from {camera.near} to {camera.far}", hint="Check near, far"
+        )
+    width, height = camera.width, camera.height
+    if not (0 < width <= 32767 and 0 < height <= 32767 and width * height <= MAX_PIXELS):
+        raise CoreError(
+            f"a picture of {width} x {height}", hint="1 to 32767 px a side, 268 million in all"
+        )
     return _Camera(
         width=camera.width,
         height=camera.height,
@@ -199,10 +219,10 @@ def _points(
     position: np.ndarray, radius: np.ndarray, density: np.ndarray, color: np.ndarray
 ) -> tuple[_Points, list[np.ndarray]]:
     """The struct, and the arrays that it points into (keep them alive)."""
-    count = len(position)
+    count = len(position) if np.ndim(position) == 2 else 0
     color = np.asarray(color)
     sh_count = 0 if color.ndim == 2 else (color.shape[1] if color.ndim == 3 else -1)
-    if sh_count not in (0, 1, 4, 9, 16):
+    if sh_count not in (0, *SH_COUNTS):
         raise CoreError(
             f"color has shape {color.shape}", hint="Expected (N, 3) or (N, 1 | 4 | 9 | 16, 3)"
         )
@@ -237,18 +257,20 @@ def forward(
     """
     points, _arrays = _points(position, radius, density, color)
     shape = (camera.height, camera.width)
-    if not (0 < camera.width <= 32767 and 0 < camera.height <= 32767):
-        raise CoreError(f"a picture of {camera.width} x {camera.height}", hint="1 to 32767 px")
-    out = {"rgba": np.empty((*shape, 4), np.float32)}
-    out |= {name: np.empty(shape, np.float32) for name in ("depth", "surface") if name in want}
-    ids = np.empty((*shape, settings.layers), np.int32) if "layer_ids" in want else None
+    c_camera = _camera(camera)
+    try:
+        out = {"rgba": np.empty((*shape, 4), np.float32)}
+        out |= {name: np.empty(shape, np.float32) for name in ("depth", "surface") if name in want}
+        ids = np.empty((*shape, settings.layers), np.int32) if "layer_ids" in want else None
+    except MemoryError as error:
+        raise CoreError(f"no memory for a picture of {shape[1]} x {shape[0]}") from error
     image = _Image(
         rgba=_pointer(out["rgba"]),
         depth=_pointer(out.get("depth")),
         surface=_pointer(out.get("surface")),
         layer_ids=None if ids is None else ids.ctypes.data_as(POINTER(c_int32)),
     )
-    _check(library().peel4d_forward(_camera(camera), _settings(settings, threads), points, image))
+    _check(library().peel4d_forward(c_camera, _settings(settings, threads), points, image))
     return out if ids is None else {**out, "layer_ids": ids}
 
 
@@ -270,6 +292,7 @@ def backward(
     "depth". Raises CoreError.
     """
     points, arrays = _points(position, radius, density, color)
+    c_camera = _camera(camera)
     shape = (camera.height, camera.width)
     d_rgba = _float32(d_rgba, (*shape, 4), "d_rgba")
     d_depth = None if d_depth is None else _float32(d_depth, shape, "d_depth")
@@ -278,7 +301,7 @@ def backward(
     gradients = _Gradients(**dict(zip(names, map(_pointer, results), strict=True)))
     _check(
         library().peel4d_backward(
-            _camera(camera),
+            c_camera,
             _settings(settings, threads),
             points,
             _pointer(d_rgba),
@@ -301,13 +324,17 @@ def evaluate_sh(
 
     orthographic: `eye` is the viewing direction, the same for all points. Raises CoreError.
     """
-    count = len(position)
+    count = len(position) if np.ndim(position) == 2 else 0
     position = _float32(position, (count, 3), "position")
-    sh = _float32(sh, (count, sh.shape[1], 3), "sh")
+    sh = np.asarray(sh)
+    basis = sh.shape[1] if sh.ndim == 3 else 0
+    if basis not in SH_COUNTS:
+        raise CoreError(f"sh has shape {sh.shape}", hint="Expected (N, 1 | 4 | 9 | 16, 3)")
+    sh = _float32(sh, (count, basis, 3), "sh")
     rgb = np.empty((count, 3), np.float32)
     code = library().peel4d_sh_forward(
         count,
-        sh.shape[1],
+        basis,
         _pointer(position),
         _pointer(sh),
         (c_double * 3)(*eye),

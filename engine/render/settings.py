@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,10 @@ class PeelSettings:
     min_transmittance: float = 1 / 255
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "layers", operator.index(self.layers))
+        except TypeError:
+            raise CoreError(f"{self.layers!r} layers", hint="Use a whole number") from None
         if not 1 <= self.layers <= MAX_LAYERS:
             raise CoreError(f"{self.layers} layers", hint=f"Use 1 to {MAX_LAYERS}")
         if not (math.isfinite(self.min_radius_px) and self.min_radius_px > 0):

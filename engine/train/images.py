@@ -105,9 +105,8 @@ class TrainingImages:
             background = np.zeros_like(rgb)
             truth = np.where(mask[..., None], rgb, 0).astype(np.uint8)
         else:
-            known = plate[window][..., 3:] > 0
-            background = np.where(known, plate[window][..., :3], 0).astype(np.uint8)
-            truth = np.where(known | mask[..., None], rgb, 0).astype(np.uint8)
+            background = plate[window][..., :3]
+            truth = rgb
         return TrainingImage(
             camera=self._capture.camera(frame, view).crop(left, top, right - left, bottom - top),
             truth=torch.from_numpy(np.ascontiguousarray(truth)),

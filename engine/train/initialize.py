@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..capture.capture import Capture
@@ -33,13 +35,13 @@ def initial_points(
     masks = [reader.mask(frame, view) for view in views]
     if source == "depth":
         depths = [reader.depth(frame, view) for view in views]
-        points = fuse_depth(
-            cameras, depths, masks, FusionSettings(spacing=spacing, spacing_scale=spacing_scale)
-        )
+        settings = FusionSettings()
+        settings = replace(settings, pixels_per_point=settings.pixels_per_point * spacing_scale)
+        points = fuse_depth(cameras, depths, masks, settings, spacing=spacing)
     else:
-        points = visual_hull(
-            cameras, masks, HullSettings(spacing=spacing, spacing_scale=spacing_scale)
-        )
+        hull = HullSettings()
+        hull = replace(hull, pixels_per_point=hull.pixels_per_point * spacing_scale)
+        points = visual_hull(cameras, masks, hull, bounds=capture.bounds, spacing=spacing)
     if len(points.position) == 0:
         raise ReconstructionError(
             f"frame {capture.frames[frame]}: no point survives",

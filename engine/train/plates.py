@@ -28,8 +28,11 @@ def clean_plate(
     """The masked median of a view over the whole clip.
 
     Returns (H, W, 4) uint8: RGB, and 255 in the fourth channel where the background was ever seen;
-    None for a moving camera and for a view without masks.
+    what was always hidden is filled in from around it (Telea 2004). None for a moving camera and
+    for a view without masks.
     """
+    import cv2
+
     if capture.moving:
         return None
     frames = [f for f in range(len(capture.frames)) if (f, view) in capture.images]
@@ -53,6 +56,11 @@ def clean_plate(
         median = np.take_along_axis(values, middle, axis=0)[0]
         plate[..., channel] = np.where(known > 0, median, 0)
     plate[..., 3] = np.where(known > 0, 255, 0)
+    holes = (known == 0).astype(np.uint8)
+    if holes.any() and not holes.all():
+        plate[..., :3] = cv2.inpaint(
+            np.ascontiguousarray(plate[..., :3]), holes, 3, cv2.INPAINT_TELEA
+        )
     return plate
 
 

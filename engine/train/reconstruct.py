@@ -83,6 +83,9 @@ def reconstruct(
     folder = Folder(Path(output))
     _claim(folder, plan, resume)
     torch.manual_seed(plan.settings.seed)
+    # The core brings its own threads. torch's would only spin against them: on two cores a step
+    # takes ten times as long, and the tensors here are too small to gain anything from two.
+    torch.set_num_threads(1)
     capture = open_capture(plan.capture, size=plan.size)
     memory = Memory.of(max_memory)
     reader = ImageReader(capture, cache_bytes=memory.images)
@@ -283,11 +286,12 @@ def _reporter(progress: ProgressCallback, stage: str, first: int, frames: int, c
 
 def bake(plan: Plan, folder: Folder, capture: Capture) -> dict:
     """Write the clip and the clip of the initial points from the frames' checkpoints."""
-    cameras = [
-        ClipCamera.of(view.name, capture.camera(0, index), train=view.name in plan.views)
-        for index, view in enumerate(capture.views)
-        if not capture.moving
-    ]
+    cameras = []
+    for index, view in enumerate(() if capture.moving else capture.views):
+        camera = capture.camera(0, index)
+        size = (camera.width, camera.height)
+        trained = view.name in plan.views
+        cameras.append(ClipCamera(view.name, camera.K, camera.R, camera.t, *size, trained))
     settings = PeelSettings(layers=DISPLAY_LAYERS)
     provenance = {
         "capture": Path(plan.capture).name,

@@ -1,6 +1,7 @@
 """A fresh Blender scene per test, synthetic clips, and a reader for the pictures Blender writes.
 
-bpy runs inside the test process: one import for all tests, factory settings before each.
+bpy runs inside the test process: one import for all tests, factory settings before each. It is
+imported by the fixtures only, so that without it the test modules are skipped with their reason.
 """
 
 import struct
@@ -9,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-bpy = pytest.importorskip("bpy", reason="needs bpy")
 
 import peel4d
 from peel4d.engine.clip.clip import ClipCamera
@@ -32,6 +31,8 @@ def registered():
 @pytest.fixture
 def scene(registered):
     """An empty scene that renders with Peel4D, small, transparent, under Standard, undithered."""
+    import bpy
+
     bpy.ops.wm.read_factory_settings(use_empty=True)
     scene = bpy.context.scene
     scene.render.engine = "PEEL4D"
@@ -115,10 +116,10 @@ def parse_exr(path: Path) -> dict[str, np.ndarray]:
     assert attributes["compression"] == b"\0"
     x0, y0, x1, y1 = struct.unpack("<4i", attributes["dataWindow"])
     width, height = x1 - x0 + 1, y1 - y0 + 1
-    channels, position = [], 0
-    while attributes["channels"][position]:
-        name, position = _text(attributes["channels"], position)
-        (kind,) = struct.unpack_from("<i", attributes["channels"], position)
+    table, channels, position = attributes["channels"], [], 0
+    while table[position]:
+        name, position = _text(table, position)
+        (kind,) = struct.unpack_from("<i", table, position)
         assert kind == 2, "expected 32-bit floats"
         channels.append(name)
         position += 16
@@ -126,8 +127,8 @@ def parse_exr(path: Path) -> dict[str, np.ndarray]:
     for offset in np.frombuffer(data, "<u8", height, at).tolist():
         y, size = struct.unpack_from("<ii", data, offset)
         assert size == rows[0].nbytes
-        line = np.frombuffer(data, "<f4", len(channels) * width, offset + 8)
-        rows[y - y0] = line.reshape(len(channels), width)
+        line = np.frombuffer(data, "<f4", rows[0].size, offset + 8)
+        rows[y - y0] = line.reshape(rows[0].shape)
     return {name: rows[:, index] for index, name in enumerate(channels)}
 
 
@@ -137,14 +138,22 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 
 @pytest.fixture
+def read_exr() -> Callable[[Path], dict[str, np.ndarray]]:
+    return parse_exr
+
+
+@pytest.fixture
 def render(tmp_path) -> Callable:
-    """render() -> (rgba (H, W, 4) scene-linear premultiplied, depth (H, W) or None), row 0 = top."""
+    """render() -> (rgba (H, W, 4) scene-linear premultiplied, depth (H, W)), row 0 = top."""
+    import bpy
 
     def render_to_exr(layer: str = "ViewLayer"):
         scene = bpy.context.scene
         settings = scene.render.image_settings
         if hasattr(settings, "media_type"):  # Blender 5
             settings.media_type = "MULTI_LAYER_IMAGE"
+            # In one part: 5.0.1 cannot write several when pixels are not square.
+            settings.use_exr_interleave = True
         settings.file_format = "OPEN_EXR_MULTILAYER"
         settings.color_depth, settings.exr_codec = "32", "NONE"
         path = tmp_path / "picture.exr"
@@ -153,7 +162,7 @@ def render(tmp_path) -> Callable:
         bpy.ops.render.render(write_still=True)
         channels = parse_exr(path)
         rgba = np.stack([channels[f"{layer}.Combined.{c}"] for c in "RGBA"], axis=-1)
-        return rgba, channels.get(f"{layer}.Depth.Z")
+        return rgba, channels[f"{layer}.Depth.Z"]
 
     return render_to_exr
 
@@ -161,6 +170,7 @@ def render(tmp_path) -> Callable:
 @pytest.fixture
 def render_png(tmp_path) -> Callable:
     """render_png() -> (H, W, 4) float, the 8-bit values / 255 of an RGBA PNG, straight alpha."""
+    import bpy
 
     def render_to_png():
         scene = bpy.context.scene

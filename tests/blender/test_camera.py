@@ -1,3 +1,4 @@
+# ruff: noqa: E402 (what follows the check for bpy needs bpy)
 """Blender's cameras as engine cameras and the other way round."""
 
 import itertools

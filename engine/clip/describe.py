@@ -1,0 +1,77 @@
+"""A clip in numbers, for `peel4d info` and for whoever wants to know what it costs."""
+
+from __future__ import annotations
+
+from .reader import ClipReader
+
+
+def describe(reader: ClipReader) -> dict[str, object]:
+    """JSON-able description of an open clip.
+
+    Keys: path, version, codec, color, frames, first_frame, fps, seconds, points {min, mean, max,
+    static}, sh_degree, bounds {low, high}, up, bytes {total, frame_min, frame_mean, frame_max,
+    per_point}, bytes_per_frame {attribute: mean}, static_bytes {attribute: bytes}, render, cameras
+    [{name, width, height, train}], attributes [{name, type, components, scope, range}],
+    provenance.
+    """
+    info = reader.info
+    sizes = [reader.frame_nbytes(index) for index in range(info.frame_count)]
+    stored = sum(info.points)
+    return {
+        "path": str(reader.path),
+        "version": info.version,
+        "codec": info.codec,
+        "color": info.color,
+        "frames": info.frame_count,
+        "first_frame": info.first_frame,
+        "fps": info.fps,
+        "seconds": info.frame_count / info.fps,
+        "points": {
+            "min": min(info.points),
+            "mean": stored / info.frame_count,
+            "max": max(info.points),
+            "static": info.static_points,
+        },
+        "sh_degree": info.sh_degree,
+        "bounds": {"low": info.bounds[0].tolist(), "high": info.bounds[1].tolist()},
+        "up": None if info.up is None else info.up.tolist(),
+        "bytes": {
+            "total": reader.total_nbytes,
+            "frame_min": min(sizes),
+            "frame_mean": sum(sizes) / len(sizes),
+            "frame_max": max(sizes),
+            "per_point": sum(sizes) / stored if stored else None,
+        },
+        "bytes_per_frame": {
+            row.name: row.nbytes / info.frame_count
+            for row in info.attributes
+            if row.scope == "frame"
+        },
+        "static_bytes": {row.name: row.nbytes for row in info.attributes if row.scope == "static"},
+        "render": {
+            "layers": info.settings.layers,
+            "min_radius_px": info.settings.min_radius_px,
+            "min_transmittance": info.settings.min_transmittance,
+            "footprint": info.footprint,
+        },
+        "cameras": [
+            {
+                "name": camera.name,
+                "width": camera.width,
+                "height": camera.height,
+                "train": camera.train,
+            }
+            for camera in info.cameras
+        ],
+        "attributes": [
+            {
+                "name": row.name,
+                "type": row.type,
+                "components": row.components,
+                "scope": row.scope,
+                "range": [row.low, row.high],
+            }
+            for row in info.attributes
+        ],
+        "provenance": dict(info.provenance),
+    }

@@ -1,0 +1,158 @@
+"""From `Camera` to pixels: Blender cameras that match exactly, and Cycles renders as arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # read at the first EXR
+
+import bpy
+import cv2
+import numpy as np
+from bpy_extras.object_utils import world_to_camera_view
+from demo_scene import COLLECTION, MusicBird, pose
+from mathutils import Matrix, Vector
+
+from peel4d.engine.errors import OutputError
+from peel4d.engine.render.camera import Camera
+
+SENSOR_MM = 36.0
+NO_HIT = 1e9  # Cycles writes 1e10 where a ray hits nothing
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Blender render: its own lines, which bypass Python, stay off the standard output, and
+    Ctrl-C waits for the end, because an exception inside Cycles' callbacks crashes the process."""
+    interrupts = []
+    handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    sys.stdout.flush()
+    saved = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)
+        signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        raise KeyboardInterrupt
+
+
+def subject_points(bird: MusicBird, seconds: np.ndarray) -> np.ndarray:
+    """Every vertex at every time, world space, (n, 3)."""
+    clouds = []
+    for moment in seconds:
+        pose(bird, float(moment))
+        for part in bird.parts.values():
+            points = np.empty(len(part.data.vertices) * 3, np.float32)
+            part.data.vertices.foreach_get("co", points)
+            matrix = np.array(part.matrix_world)
+            clouds.append(points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
+    return np.concatenate(clouds)
+
+
+def blender_camera(name: str, camera: Camera) -> bpy.types.Object:
+    """The Blender camera that takes exactly the picture of a square `Camera`.
+
+    Blender looks along -z with y up, so two axes change sign; its shift is the distance of the
+    principal point from the image's centre in units of the width, and its sensor spans the image.
+    """
+    data = bpy.data.cameras.new(name)
+    data.sensor_fit = "HORIZONTAL"
+    data.sensor_width = SENSOR_MM
+    data.lens = camera.K[0, 0] / camera.width * SENSOR_MM
+    data.shift_x = (camera.width / 2 - camera.K[0, 2]) / camera.width
+    data.shift_y = (camera.K[1, 2] - camera.height / 2) / camera.width
+    data.clip_start, data.clip_end = 0.1, 100.0
+    placed = bpy.data.objects.new(name, data)
+    rotation = camera.R.T @ np.diag([1.0, -1.0, -1.0])
+    placed.matrix_world = Matrix.Translation(camera.centre) @ Matrix(rotation).to_4x4()
+    bpy.data.collections[COLLECTION].objects.link(placed)
+    return placed
+
+
+def projection_error(scene: bpy.types.Scene, placed, camera: Camera, points: np.ndarray) -> float:
+    """Largest distance in pixels between Blender's projection of points and the camera's own."""
+    pixels, _ = camera.project(points)
+    seen = np.array([world_to_camera_view(scene, placed, Vector(p)) for p in points])
+    blender = np.stack([seen[:, 0] * camera.width, (1 - seen[:, 1]) * camera.height], axis=1)
+    return float(np.abs(blender - pixels).max())
+
+
+class Studio:
+    """Three Blender scenes that share the subject: Cycles keeps the geometry of each while the
+    cameras take turns, but fixes the number of samples when it first sees a scene."""
+
+    def __init__(self, size: int, train_samples: int, test_samples: int, scratch: Path):
+        self.scratch = scratch
+        self.train = self._scene("train", size, train_samples)
+        self.test = self._scene("test", size, test_samples)
+        self.depth = self._scene("depth", size, 1)
+        # One sample through the centre of the pixel: depth is a point sample, never an average.
+        self.depth.cycles.filter_width = 0.01
+        self.depth.view_layers[0].use_pass_z = True
+        self.depth.use_nodes = True
+        tree = self.depth.node_tree
+        tree.nodes.clear()
+        layers = tree.nodes.new("CompositorNodeRLayers")
+        layers.scene = self.depth
+        tree.links.new(layers.outputs["Depth"], tree.nodes.new("CompositorNodeComposite").inputs[0])
+
+    def _scene(self, name: str, size: int, samples: int) -> bpy.types.Scene:
+        source = bpy.data.scenes[0]
+        scene = bpy.data.scenes.new(name)
+        scene.collection.children.link(bpy.data.collections[COLLECTION])
+        scene.world = source.world
+        scene.render.engine = "CYCLES"
+        scene.cycles.samples = samples
+        scene.cycles.use_adaptive_sampling = False
+        # The pixel integrates over its own square, as a sensor does: 2 dB less noise than
+        # Blender's default filter, which reaches into the neighbours.
+        scene.cycles.pixel_filter_type = "BOX"
+        scene.cycles.filter_width = 1.0
+        scene.cycles.use_denoising = False
+        scene.cycles.max_bounces = 1
+        scene.cycles.diffuse_bounces = 0
+        scene.cycles.glossy_bounces = 1
+        scene.cycles.caustics_reflective = False
+        scene.cycles.sample_clamp_direct = 3.0
+        scene.render.use_persistent_data = True
+        scene.render.film_transparent = True
+        scene.render.resolution_x = scene.render.resolution_y = size
+        scene.render.image_settings.file_format = "OPEN_EXR"
+        scene.render.image_settings.color_mode = "RGBA"
+        scene.render.image_settings.color_depth = "32"
+        scene.render.image_settings.exr_codec = "NONE"
+        scene.render.filepath = str(self.scratch)
+        return scene
+
+    def shoot(self, scene: bpy.types.Scene, camera: bpy.types.Object, seed: int = 0) -> np.ndarray:
+        """(H, W, 4) float32, scene-linear premultiplied RGBA, row 0 = top."""
+        scene.camera = camera
+        scene.cycles.seed = seed
+        with undisturbed():
+            bpy.ops.render.render(scene=scene.name, write_still=True)
+        pixels = cv2.imread(str(self.scratch), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise OutputError("Blender's render cannot be read back", where=self.scratch)
+        return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
+
+
+def over_black(rgba: np.ndarray) -> np.ndarray:
+    """Linear premultiplied (H, W, 4) -> display-referred sRGB over black (H, W, 3), floats.
+
+    The straight colour is encoded, then weighted with alpha: an edge pixel is a mixture of what a
+    screen shows, which is the space that Peel4D composites points in.
+    """
+    alpha = rgba[..., 3:].clip(0, 1)
+    straight = (rgba[..., :3] / np.maximum(alpha, 1e-6)).clip(0, 1)
+    low, high = 12.92 * straight, 1.055 * np.power(straight, 1 / 2.4) - 0.055
+    return np.where(straight <= 0.0031308, low, high) * alpha
