@@ -124,11 +124,8 @@ def up_from_cameras(cameras: Sequence[ClipCamera]) -> np.ndarray | None:
 def _up_axis(up: str, info: ClipInfo) -> np.ndarray:
     if up != "AUTO":
         return np.array(UP_AXES[up])
-    stated = info.provenance.get("up")
-    if stated is not None:
-        stated = np.asarray(stated, dtype=np.float64).reshape(-1)
-        if stated.shape == (3,) and np.isfinite(stated).all() and np.linalg.norm(stated) > 0.0:
-            return stated / np.linalg.norm(stated)
+    if info.up is not None:
+        return np.asarray(info.up, dtype=np.float64)
     suggested = up_from_cameras(info.cameras)
     return np.array(UP_AXES["Z"]) if suggested is None else suggested
 

@@ -6,8 +6,9 @@ Needs a C++17 compiler (g++ or clang++, or $CXX) and nothing else: `pip install 
 With AddressSanitizer and UBSan, outside of any installation, and the tests on top of it:
 
     cd cuda && PEEL4D_SANITIZE=1 python setup.py build_py --build-lib /tmp/sanitized
-    LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \\
-        PEEL4D_CORE=/tmp/sanitized/peel4d_core/libpeel4d.so python -m pytest tests/test_core.py
+    LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" \\
+        ASAN_OPTIONS=detect_leaks=0 PEEL4D_CORE=/tmp/sanitized/peel4d_core/libpeel4d.so \\
+        python -m pytest tests/test_core.py tests/test_peel.py -k "not memory and not gpu"
 """
 
 import os

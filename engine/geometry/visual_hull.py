@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,19 +19,28 @@ from .voxels import (
     FACE_NEIGHBOURS,
     MAX_CELLS,
     find,
-    key_step,
     pack,
 )
 
+logger = logging.getLogger(__name__)
+
 #: The coarsest grid has at most this many voxels along its longest side.
 _ROOT_CELLS = 12
-#: A grid level with more voxels than this is refused instead of filling the memory.
-_MAX_VOXELS = 12_000_000
+#: A grid level with more voxels than this makes the spacing wider instead of filling the memory.
+_MAX_VOXELS = 4_000_000
 #: Voxels per point spacing. At 1 the centres of the voxels miss parts as thin as a pixel, whose
 #: rest then falls away as noise (the antennas of the demo capture did); the surface voxels within
 #: one spacing are averaged, so there are no more points for it, and they lie between voxels.
 _SUBDIVISION = 2
 _CHILDREN = np.array(list(np.ndindex(2, 2, 2)), dtype=np.int64)
+
+
+class _TooManyVoxelsError(Exception):
+    """A grid would have `excess` times as many voxels as are allowed."""
+
+    def __init__(self, excess: float):
+        super().__init__(excess)
+        self.excess = excess
 
 
 @dataclass(frozen=True)
@@ -128,10 +138,15 @@ def visual_hull(
     if not 0 < spacing < np.inf:
         raise ReconstructionError(f"the point spacing must be above 0, not {spacing}")
     while True:
-        points = _carve_surface(voters, settings, box, spacing)
-        if len(points) <= settings.max_points:
+        try:
+            points = _carve_surface(voters, settings, box, spacing)
+            excess = len(points) / settings.max_points
+        except _TooManyVoxelsError as error:
+            excess = error.excess
+        if excess <= 1:
             break
-        spacing *= max(1.05, 1.02 * np.sqrt(len(points) / settings.max_points))
+        spacing *= max(1.05, 1.02 * np.sqrt(excess))
+        logger.warning("the hull has too many points; their spacing was widened to %g", spacing)
     least = max(2, int(np.ceil(settings.min_component * len(points))))
     return remove_outliers(points, min_component=least)
 
@@ -150,17 +165,18 @@ def make_grid(box: np.ndarray, spacing: float) -> Grid:
 class Carved:
     """The voxels that stayed.
 
-    cells: (N, 3) int64, sorted; views: (N,) int32. They lack the voxels deep inside, which are in
-    `interior`: {scale: sorted keys of the cells of the grid `scale` times coarser}.
+    cells: (N, 3) int64; keys: (N,) int64, `pack`ed, sorted; views: (N,) int32. They lack the voxels
+    deep inside, which are in `interior`: {scale: sorted keys of the grid `scale` times coarser}.
     """
 
     cells: np.ndarray
+    keys: np.ndarray
     views: np.ndarray
     interior: dict[int, np.ndarray]
 
     def contains(self, cells: np.ndarray) -> np.ndarray:
         """Which cells (..., 3) of the fine grid stayed: bool (...)."""
-        inside = find(pack(self.cells), pack(cells)) >= 0
+        inside = find(self.keys, pack(cells)) >= 0
         for scale, keys in self.interior.items():
             inside |= find(keys, pack(cells // scale)) >= 0
         return inside
@@ -187,24 +203,25 @@ def carve(voters: Sequence[Silhouette], grid: Grid, settings: HullSettings) -> C
             grid.centres(cells, scale), half_diagonal, voters, settings.mask_ratio, min_views
         )
         if scale == 1:
-            return Carved(cells[possible], views[possible], interior)
+            cells = cells[possible]
+            return Carved(cells, pack(cells), views[possible], interior)
         # A coarse voxel that sticks out of the grid is not all inside.
         certain &= ((cells + 1) * scale <= grid.size).all(axis=1)
-        keys = pack(cells[certain])
-        deep = certain.copy()
-        around = cells[certain][:, None, :] + ALL_NEIGHBOURS
-        surrounded = find(keys, pack(around)) >= 0
-        for coarser, coarse_keys in interior.items():
-            surrounded |= find(coarse_keys, pack(around // (coarser // scale))) >= 0
-        deep[certain] = surrounded.all(axis=1)
-        if deep.any():
+        deep = np.flatnonzero(certain)
+        keys = pack(cells[deep])
+        for offset in ALL_NEIGHBOURS:
+            neighbour = cells[deep] + offset
+            kept = find(keys, pack(neighbour)) >= 0
+            for coarser, coarse_keys in interior.items():
+                kept |= find(coarse_keys, pack(neighbour // (coarser // scale))) >= 0
+            deep = deep[kept]
+        if len(deep):
             interior[scale] = pack(cells[deep])
-        cells = cells[possible & ~deep]
+        possible[deep] = False
+        cells = cells[possible]
         if len(cells) * 8 > _MAX_VOXELS:
-            raise ReconstructionError(
-                f"the visual hull needs more than {_MAX_VOXELS:,} voxels",
-                hint="Use a larger spacing, or check that the masks are not all white",
-            )
+            # What is left is near the surface and quadruples with every level.
+            raise _TooManyVoxelsError(len(cells) * 8 * (scale // 2) ** 2 / _MAX_VOXELS)
         scale //= 2
         cells = (cells[:, None, :] * 2 + _CHILDREN).reshape(-1, 3)
         cells = cells[(cells * scale < grid.size).all(axis=1)]
@@ -220,13 +237,9 @@ def _carve_surface(voters, settings, box, spacing):
             "the visual hull is empty: no place is in the masks of the cameras that see it",
             hint="Check the masks and the calibration (`peel4d info`), or lower the mask ratio",
         )
-    keys = pack(carved.cells)
-    open_side = np.zeros(len(keys), dtype=bool)
+    open_side = np.zeros(len(carved.cells), dtype=bool)
     for offset in FACE_NEIGHBOURS:
-        # The cheap look-up first; cells that only an interior block holds are rare.
-        missing = np.flatnonzero(find(keys, keys + key_step(offset)) < 0)
-        missing = missing[~carved.contains(carved.cells[missing] + offset)]
-        open_side[missing] = True
+        open_side |= ~carved.contains(carved.cells + offset)
     cells = carved.cells[open_side]
     normal = np.zeros((len(cells), 3))
     for offset in ALL_NEIGHBOURS:
