@@ -75,7 +75,7 @@ def test_color_is_sampled_where_the_point_projects():
     np.testing.assert_allclose(color[:, :2] * 255, 2 * (pixel - 0.5), atol=1e-3)
 
 
-def test_unseen_points_take_the_nearest_color():
+def test_unseen_points_take_the_colors_around_them():
     """Behind the wall, outside every image and behind the camera: never black, never NaN."""
     hidden = np.array([[0.4, 0.0, 1.0], [0, 50.0, 0], [0, 0, -9.0], [0, 0, -3.0]])
     image = plain(FRONT, RED).copy()

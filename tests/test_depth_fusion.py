@@ -74,7 +74,7 @@ def test_spacing_is_that_of_the_pixels_or_the_argument():
     cameras = sphere_rig()
     depths, masks = measurements(cameras)
     pixel = np.median([np.median(d[d > 0]) for d in depths]) / 240
-    assert fuse_depth(cameras, depths, masks).spacing == pytest.approx(4 * pixel, rel=1e-3)
+    assert fuse_depth(cameras, depths, masks).spacing == pytest.approx(2.5 * pixel, rel=1e-3)
     assert fuse_depth(cameras, depths, masks, spacing=0.1).spacing == 0.1
     few = fuse_depth(cameras, depths, masks, FusionSettings(max_points=200))
     assert 100 < len(few) <= 200 and few.spacing > 0.1
@@ -90,7 +90,7 @@ def test_noise_is_averaged():
     error = np.linalg.norm(points.position, axis=1) - RADIUS
     # Not sigma / sqrt(samples): a voxel beside the surface holds few samples, strayed ones.
     assert np.sqrt(np.mean(error**2)) < 0.7 * sigma
-    assert np.median(abs(error)) < 0.4 * sigma
+    assert np.median(abs(error)) < 0.5 * sigma
 
 
 def test_floating_points_and_wrong_depths_fall_away():
@@ -104,7 +104,7 @@ def test_floating_points_and_wrong_depths_fall_away():
     for given in (masks, None):
         points = fuse_depth(cameras, depths, given)
         radius = np.linalg.norm(points.position, axis=1)
-        assert abs(radius - RADIUS).max() < points.spacing
+        assert abs(radius - RADIUS).max() < 1.5 * points.spacing  # the tolerance
         assert coverage(points.position) < 1.6 * points.spacing
 
 

@@ -22,6 +22,10 @@ _BUFFER_RADIUS = 1.5
 _MEDIAN_STEPS = 5
 #: Cameras that see a surface flatter than this cosine (78 degrees), or from behind, are not asked.
 _MIN_FRONTAL = 0.2
+#: Points around an unseen one that it can take its colour from.
+_FILL_NEIGHBOURS = 8
+#: Points beyond a gap that get a colour at once when nothing next to them has one.
+_FILL_SEEDS = 64
 #: What a point without a side counts as: the mean cosine of a sphere that all cameras see.
 _NO_SIDE = 0.5
 #: Distance of two colours below which they count as the same, keeps the median's weights finite.
@@ -61,8 +65,8 @@ def project_colors(
     true on the subject, or None: samples outside the mask are not used, because there the point
     sticks out of the subject and the camera shows what is behind it.
     A point takes the geometric median of its samples, weighted by how frontal the camera sees its
-    surface where normals are known. A point that no camera sees takes the colour of the nearest
-    one that has any, so it is never black and never NaN. Raises ReconstructionError where no
+    surface where normals are known. Points that no camera sees take the colours around them, so
+    they are never black and never NaN. Raises ReconstructionError where no
     camera sees any point.
     """
     settings = settings or ColorSettings()
@@ -106,11 +110,36 @@ def project_colors(
             "no camera with an image sees any point",
             hint="Check that images, masks and calibration belong together (`peel4d info`)",
         )
-    if not seen.all():
-        unseen = np.flatnonzero(~seen)
-        _, nearest = nearest_neighbours(points.position[seen], points.position[unseen], 1)
-        color[unseen] = color[np.flatnonzero(seen)[nearest[:, 0]]]
+    _fill(points.position, color, seen)
     return color
+
+
+def _fill(position, color, seen):
+    """Spread the colours of the seen points over the others, in place.
+
+    Every round colours the unseen points that have coloured ones among their neighbours, with the
+    mean of those. Where it stops at a gap, some of the points beyond take the colour of the nearest
+    coloured point, and it goes on from them.
+    """
+    unseen = np.flatnonzero(~seen)
+    _, neighbour = nearest_neighbours(position, position[unseen], _FILL_NEIGHBOURS + 1)
+    known = seen.copy()
+    while len(unseen):
+        weight = known[neighbour].astype(np.float32)
+        total = weight.sum(axis=1)
+        ready = total > 0
+        if not ready.any():
+            some = unseen[:: -(-len(unseen) // _FILL_SEEDS)]
+            _, nearest = nearest_neighbours(position[known], position[some], 1)
+            color[some] = color[np.flatnonzero(known)[nearest[:, 0]]]
+            known[some] = True
+            rest = ~known[unseen]
+            unseen, neighbour = unseen[rest], neighbour[rest]
+            continue
+        mixed = (color[neighbour[ready]] * weight[ready, :, None]).sum(axis=1)
+        color[unseen[ready]] = mixed / total[ready, None]
+        known[unseen[ready]] = True
+        unseen, neighbour = unseen[~ready], neighbour[~ready]
 
 
 def geometric_median(samples: np.ndarray, weights: np.ndarray) -> np.ndarray:

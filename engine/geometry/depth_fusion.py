@@ -27,7 +27,9 @@ _SAMPLES_PER_SPACING = 1.5
 class FusionSettings:
     """How depth maps are fused.
 
-    pixels_per_point: the spacing of the points, in pixels of the median measurement.
+    pixels_per_point: the spacing of the points, in pixels of the median measurement. Measured
+        surfaces carry finer points than hulls do: each halving still gained a decibel after
+        training, for four times the points.
     tolerance: depths that differ by less than this many spacings agree.
     min_views: so many *other* views must see a point at its depth (all of them, where there are
         fewer).
@@ -37,8 +39,8 @@ class FusionSettings:
     min_component: connected groups with a smaller share of the points are noise.
     """
 
-    pixels_per_point: float = 4.0
-    tolerance: float = 1.0
+    pixels_per_point: float = 2.5
+    tolerance: float = 1.5
     min_views: int = 2
     max_conflict: float = 0.2
     max_points: int = 262_144
