@@ -92,7 +92,7 @@ def _reshape(part: bpy.types.Object, grid: np.ndarray) -> None:
 def _build_box(shop: _Workshop, turntable: bpy.types.Object) -> None:
     """The drum, its rims and the plate with the flower that turns on it."""
     brass = paint.brass()
-    red = paint.lacquer("lacquer", paint.srgb("#a5122b"))
+    red = paint.lacquer("lacquer", paint.srgb("#a5122b"), 0.42)
     foot = [(0, 0.0), (0.37, 0.0), (0.395, 0.012), (0.395, 0.035), (0.36, 0.05)]
     shop.add("foot", lathe(foot), red)
     shop.add("foot_ring", torus(0.362, 0.014) + (0, 0, 0.054), brass)
@@ -161,7 +161,7 @@ def _build_head(shop: _Workshop, head: bpy.types.Object, jaw: bpy.types.Object) 
         turn = np.array(outward.to_track_quat("Z", "Y").to_matrix())
         cheek = ellipsoid((0.042, 0.034, 0.012)) @ turn.T + np.array(outward) * 0.147
         shop.add(f"cheek_{name}", cheek, coral, head)
-    orange = paint.lacquer("beak", paint.srgb("#f28a1c"), 0.15)
+    orange = paint.lacquer("beak", paint.srgb("#f28a1c"), 0.32)
     s = np.linspace(0, 1, 14)
     width = 0.085 * np.sqrt(1 - s**1.5).clip(0.02)
     path = np.stack([0 * s, -0.11 * s, -0.035 * s**2], axis=1)

@@ -32,9 +32,17 @@ def structural_dissimilarity(
     """
     x, y = (image.permute(2, 0, 1) for image in (picture, truth))
     statistics = torch.cat([x, y, x * x, y * y, x * y])[None]
-    blurred = torch.nn.functional.avg_pool2d(
-        statistics, window, stride=1, padding=window // 2, count_include_pad=False
-    )[0]
+    # Rows, then columns: 2 x 7 additions per value instead of 49.
+    blurred = statistics
+    for kernel in ((window, 1), (1, window)):
+        blurred = torch.nn.functional.avg_pool2d(
+            blurred,
+            kernel,
+            stride=1,
+            padding=(kernel[0] // 2, kernel[1] // 2),
+            count_include_pad=False,
+        )
+    blurred = blurred[0]
     mean_x, mean_y, xx, yy, xy = blurred.split(3)
     c1, c2 = 0.01**2, 0.03**2
     similarity = ((2 * mean_x * mean_y + c1) * (2 * (xy - mean_x * mean_y) + c2)) / (

@@ -17,6 +17,7 @@ from ..capture.images import ImageReader
 from ..clip.clip import ClipCamera
 from ..clip.writer import write_clip
 from ..errors import ReconstructionError
+from ..geometry.points import Points
 from ..model.camera_color import CameraColor
 from ..model.kplanes import FieldPoints
 from ..model.points import ExplicitPoints
@@ -28,6 +29,7 @@ from .images import TrainingImages
 from .initialize import initial_points
 from .plan import FRAGMENT_FRAMES, Folder, Plan, load_plan, save_plan
 from .plates import load_plates
+from .settings import TrainSettings
 from .trainer import Job, train
 
 log = logging.getLogger(engine_name)
@@ -168,7 +170,7 @@ def _shared_stage(
             continue  # two cameras cannot tell a camera's colour from a material's
         learned = CameraColor(len(capture.views))
         train(
-            _explicit(points.position, rgb, spacing, settings),
+            _explicit(points, rgb, settings, inset=settings.inset),
             learned,
             Job(f"color-{label}", (frame,), (tuple(usable),)),
             images,
@@ -190,27 +192,39 @@ def _shared_stage(
     return spacing, color
 
 
-def _explicit(position, rgb, spacing, settings) -> ExplicitPoints:
+def _explicit(
+    points: Points, rgb: np.ndarray, settings: TrainSettings, *, inset: float
+) -> ExplicitPoints:
     return ExplicitPoints(
-        position,
+        _moved_in(points, inset),
         rgb,
-        spacing,
+        points.spacing,
         sh_degree=settings.sh_degree,
         radius=settings.radius,
         density=settings.density,
     )
 
 
-def _start(run: _Run, label: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Initial points of a frame, kept on disk: positions, colours, and the views that teach it."""
-    plan, folder = run.plan, run.folder
+def _moved_in(points: Points, inset: float) -> np.ndarray:
+    """Positions (N, 3) moved inwards by `inset` spacings along the normals, where there are any."""
+    if points.normal is None:
+        return points.position
+    return points.position - np.float32(inset * points.spacing) * points.normal
+
+
+def _start(run: _Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
+    """Initial points of a frame, their colours, and the views that teach it.
+
+    What they look like before training, as they were found, is kept in the folder.
+    """
+    plan = run.plan
     frame = run.capture.frames.index(label)
     points, rgb = initial_points(
         run.capture, run.reader, frame, run.views, source=plan.points, spacing=run.spacing
     )
-    start = _explicit(points.position, rgb, run.spacing, replace(plan.settings, sh_degree=0))
-    save_splats(folder.initial(label), start().to_splats())
-    return points.position, rgb, run.images.usable(frame, run.views)
+    untrained = _explicit(points, rgb, replace(plan.settings, sh_degree=0), inset=0.0)
+    save_splats(run.folder.initial(label), untrained().to_splats())
+    return points, rgb, run.images.usable(frame, run.views)
 
 
 def _train_frame(run: _Run, label: int) -> None:
@@ -218,8 +232,8 @@ def _train_frame(run: _Run, label: int) -> None:
     if folder.frame(label).is_file() and folder.initial(label).is_file():
         return
     frame = run.capture.frames.index(label)
-    position, rgb, usable = _start(run, label)
-    model = _explicit(position, rgb, run.spacing, plan.settings)
+    points, rgb, usable = _start(run, label)
+    model = _explicit(points, rgb, plan.settings, inset=plan.settings.inset)
     psnr = train(
         model,
         run.color,
@@ -237,13 +251,13 @@ def _train_fragment(run: _Run, labels: tuple[int, ...]) -> None:
     if all(folder.frame(label).is_file() for label in labels):
         return
     starts = [_start(run, label) for label in labels]
-    everything = np.concatenate([position for position, _, _ in starts])
+    everything = np.concatenate([points.position for points, _, _ in starts])
     margin = 3 * run.spacing
     bounds = np.stack([everything.min(axis=0) - margin, everything.max(axis=0) + margin])
     torch.manual_seed(plan.settings.seed)
     settings = plan.settings
     model = FieldPoints(
-        [position for position, _, _ in starts],
+        [_moved_in(points, settings.inset) for points, _, _ in starts],
         [rgb for _, rgb, _ in starts],
         run.spacing,
         bounds,

@@ -18,7 +18,9 @@ class TrainSettings:
     steps: optimisation steps per frame, one crop of one image each.
     sh_degree: of the view-dependent colour. layers: K of the peel in training.
     spacing_scale: point spacing relative to the rig's own (see geometry.visual_hull); below 1 is
-        finer. radius, density: start values, in spacings and in [0, 1].
+        finer. radius, density: start values, in spacings and in [0, 1]. inset: how far the start
+        positions move into the subject, in spacings, because a disk centred on the surface sticks
+        out of the silhouette.
     rates: Adam's learning rates; position in spacings, decayed by `decay` over the run.
     mask_weight, dssim_weight, lpips_weight: of the losses beside the colour's mean squared error.
     """
@@ -28,11 +30,12 @@ class TrainSettings:
     sh_degree: int = 1
     layers: int = 12
     spacing_scale: float = 1.0
-    radius: float = 1.2
-    density: float = 0.7
-    position_rate: float = 0.1
-    radius_rate: float = 0.03
-    density_rate: float = 0.05
+    radius: float = 1.1
+    density: float = 0.8
+    inset: float = 0.8
+    position_rate: float = 0.07
+    radius_rate: float = 0.06
+    density_rate: float = 0.1
     color_rate: float = 5e-3
     field_rate: float = 1e-2
     head_rate: float = 2e-3
@@ -51,7 +54,7 @@ class TrainSettings:
 PRESETS = {
     "draft": TrainSettings(steps=150),
     "standard": TrainSettings(),
-    "high": TrainSettings(steps=800),
+    "high": TrainSettings(steps=800, dssim_weight=0.01),
 }
 
 
