@@ -24,9 +24,10 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(
+        descriptor, name = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=".part", dir=path.parent
         )
+        temporary = Path(name)
         with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
@@ -34,8 +35,8 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
         # mkstemp makes files private; a result should have the permissions of any other file.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
         temporary = None
     except OSError as error:
         raise OutputError(
@@ -46,7 +47,7 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

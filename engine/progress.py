@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """One report. `step` counts from 0 to `total` inside `stage`; `metrics` such as {"psnr": 27.1}."""
+    """One report: `step` counts from 0 to `total` inside `stage`; `metrics` as {"psnr": 27.1}."""
 
     stage: str
     step: int

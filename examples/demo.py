@@ -3,10 +3,10 @@
 
     python examples/demo.py build/demo          (this is `make demo`)
 
-Leaves in the folder: capture/, reconstruction/ (with clip.p4d), hull/ (the untrained visual hull,
-for comparison), blender/ (PNGs that Blender rendered from the test cameras), comparison.png
-(ground truth, hull, Peel4D), orbit.mp4, scene.blend and metrics.json, whose scores are recomputed
-from the PNGs. What exists already is not made again.
+Leaves in the folder: capture/, reconstruction/ (with clip.p4d), hull/ (the visual hull alone, for
+comparison: initial.p4d), blender/ (PNGs that Blender rendered from the test cameras), orbit.mp4,
+comparison.png (ground truth, hull, Peel4D), scene.blend and metrics.json, whose scores are
+recomputed from the PNGs. What exists already is not made again.
 """
 
 from __future__ import annotations
@@ -40,29 +40,25 @@ def main() -> int:
     run("film the scene", EXAMPLES / "make_demo_capture.py", capture)
     test_views = json.loads((capture / "peel4d.json").read_text())["test_views"]
     peel4d("reconstruct", "reconstruct", capture, "-o", reconstruction, "--resume")
-    clips = {"hull": Folder(reconstruction).initial_clip, "peel4d": Folder(reconstruction).clip}
+    # The baseline is what carving alone gives: the visual hull with projected colours.
+    peel4d(
+        "visual hull, for comparison",
+        *("reconstruct", capture, "-o", root / "hull", "--points", "hull"),
+        *("--preset", "draft", "--steps", 1, "--resume"),
+    )
+    clips = {"hull": Folder(root / "hull").initial_clip, "peel4d": Folder(reconstruction).clip}
     for name, clip in clips.items():
         save = ("--save", root / "scene.blend") if name == "peel4d" else ()
         run(
-            f"Blender renders {clip.name}",
+            f"Blender renders {clip}",
             EXAMPLES / "render_views.py",
-            clip,
-            root / "blender" / name,
-            "--views",
-            ",".join(test_views),
-            *save,
+            *(clip, root / "blender" / name, "--views", ",".join(test_views), *save),
+            quiet=True,
         )
     peel4d(
         "orbit",
-        "render",
-        clips["peel4d"],
-        "--orbit",
-        "--count",
-        ORBIT_PICTURES,
-        "--size",
-        "768x768",
-        "-o",
-        root / "orbit.mp4",
+        *("render", clips["peel4d"], "--orbit", "--count", ORBIT_PICTURES),
+        *("--size", "768x768", "--background", "0.42,0.44,0.46", "-o", root / "orbit.mp4"),
     )
     metrics = compare(root, reconstruction)
     metrics["seconds"] = round(time.monotonic() - started, 1)
@@ -71,19 +67,22 @@ def main() -> int:
     return 0
 
 
-def run(title: str, script: Path, *arguments: object) -> None:
-    step(title, [sys.executable, str(script), *map(str, arguments)])
+def run(title: str, script: Path, *arguments: object, quiet: bool = False) -> None:
+    step(title, [sys.executable, str(script), *map(str, arguments)], quiet)
 
 
 def peel4d(title: str, *arguments: object) -> None:
     step(title, [sys.executable, "-m", "peel4d.engine.cli.main", *map(str, arguments)])
 
 
-def step(title: str, command: list[str]) -> None:
+def step(title: str, command: list[str], quiet: bool = False) -> None:
+    """Run one step; quiet: show what it prints only if it fails."""
     print(f"== {title}", flush=True)
     begun = time.monotonic()
-    result = subprocess.run(command, check=False)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}
+    result = subprocess.run(command, check=False, text=True, **output)
     if result.returncode != 0:
+        print(result.stdout or "", file=sys.stderr)
         sys.exit(f"demo: '{title}' failed with exit code {result.returncode}")
     print(f"   {time.monotonic() - begun:.0f} s", flush=True)
 

@@ -146,8 +146,12 @@ class Studio:
         return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
 
 
-def over_black(rgba: np.ndarray) -> np.ndarray:
-    """Linear premultiplied (H, W, 4) -> display-referred sRGB over black (H, W, 3), floats.
+#: The studio's backdrop, display-referred sRGB: a plain grey wall, as in a real capture stage.
+BACKDROP = np.array([0.42, 0.44, 0.46])
+
+
+def over_backdrop(rgba: np.ndarray) -> np.ndarray:
+    """Linear premultiplied (H, W, 4) -> display-referred sRGB over BACKDROP (H, W, 3), floats.
 
     The straight colour is encoded, then weighted with alpha: an edge pixel is a mixture of what a
     screen shows, which is the space that Peel4D composites points in.
@@ -155,4 +159,4 @@ def over_black(rgba: np.ndarray) -> np.ndarray:
     alpha = rgba[..., 3:].clip(0, 1)
     straight = (rgba[..., :3] / np.maximum(alpha, 1e-6)).clip(0, 1)
     low, high = 12.92 * straight, 1.055 * np.power(straight, 1 / 2.4) - 0.055
-    return np.where(straight <= 0.0031308, low, high) * alpha
+    return np.where(straight <= 0.0031308, low, high) * alpha + BACKDROP * (1 - alpha)

@@ -6,7 +6,7 @@ Needs bpy (pip install bpy==4.5.*) and OpenCV. OUT becomes an EasyVolcap folder:
 extri.yml, images/, masks/ and depth/<view>/<frame>.png, peel4d.json (held-out views, frame rate)
 and demo.json (how it was made; coverage, camera spacing, noise floor).
 
-    images  8-bit sRGB, Blender's Standard view transform, over black
+    images  8-bit sRGB, Blender's Standard view transform, over a grey backdrop
     masks   255 where the subject covers more than half of the pixel
     depth   16 bit, camera-space z at the pixel's centre in millimetres, 0 = nothing or unknown
 
@@ -39,7 +39,7 @@ try:
         NO_HIT,
         Studio,
         blender_camera,
-        over_black,
+        over_backdrop,
         projection_error,
         subject_points,
     )
@@ -110,7 +110,7 @@ def write_image(folder: Path, view: str, frame: int, rgba: np.ndarray, z: np.nda
     if border.any():
         raise PeelError("the subject is cut by the image border", where=file)
     millimetres = np.where(mask & (z < NO_HIT), np.rint(z / DEPTH_STEP), 0).clip(0, 65535)
-    rgb = np.rint(over_black(rgba) * 255).astype(np.uint8)
+    rgb = np.rint(over_backdrop(rgba) * 255).astype(np.uint8)
     write_png(folder / "images" / file, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     write_png(folder / "masks" / file, mask.astype(np.uint8) * 255)
     write_png(folder / "depth" / file, millimetres.astype(np.uint16))
@@ -138,7 +138,7 @@ def film_frame(
             noise = None
             if not train or (frame == 0 and index % 5 == 0):
                 second = studio.shoot(scene, placed[view.name], seed + 1)
-                difference = over_black(rgba) - over_black(second)
+                difference = over_backdrop(rgba) - over_backdrop(second)
                 noise = mean_squared(difference, rgba[..., 3] > 0.5) / 2
                 if not train:
                     rgba, noise = (rgba + second) / 2, noise / 2

@@ -55,6 +55,8 @@ def _clip(options: argparse.Namespace) -> int:
         print(json.dumps(description, indent=1, allow_nan=False))
         return 0
     for name, value in description.items():
+        if name == "attributes":  # a table for programs; --json has it
+            continue
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_short(item)}" for key, item in value.items())
         print(f"{name.replace('_', ' '):18} {_short(value)}")

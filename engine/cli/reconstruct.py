@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import resource
 import sys
 from pathlib import Path
 
@@ -86,25 +85,35 @@ def run(options: argparse.Namespace) -> int:
                     except ReconstructionError:
                         continue  # held-out views without images or masks cannot be scored
                     scores[f"{stage}_{region}"] = value
-    # ru_maxrss is in KiB on Linux, in bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    result["peak_memory_bytes"] = _peak_memory()
     folder = Folder(options.output)
     write_json(folder.metrics, {**result, "scores": scores})
     means = {name: value["mean"] for name, value in scores.items()}
     if options.json:
         emit("done", output=str(folder.root), clip=str(folder.clip), **result, scores=means)
         return 0
+    memory = result["peak_memory_bytes"]
     print(
         f"{folder.clip}: {result['frames']} frames, {result['points_per_frame']} points and "
-        f"{result['bytes_per_frame'] / 1e3:.0f} kB per frame, {result['seconds']:.0f} s, "
-        f"peak memory {result['peak_memory_bytes'] / 2**30:.1f} GB"
+        f"{result['bytes_per_frame'] / 1e3:.0f} kB per frame, {result['seconds']:.0f} s"
+        + (f", peak memory {memory / 2**30:.1f} GB" if memory else "")
     )
     for name, mean in means.items():
         stage, region = name.split("_")
         where = "inside the masks" if region == "mask" else "full image"
         print(f"  {stage:8}{where:18}{mean['psnr']:6.2f} dB  SSIM {mean['ssim']:.3f}")
     return 0
+
+
+def _peak_memory() -> int | None:
+    """The most memory this process has held, bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    # In KiB on Linux, in bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class _JsonWarnings(logging.Handler):

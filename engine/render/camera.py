@@ -58,10 +58,7 @@ class Camera:
         """
         p = self.to_camera(points)
         z = p[..., 2]
-        if self.orthographic:
-            divisor = np.ones_like(z)
-        else:
-            divisor = np.where(z > 0, z, np.nan)
+        divisor = np.ones_like(z) if self.orthographic else np.where(z > 0, z, np.nan)
         x, y = p[..., 0] / divisor, p[..., 1] / divisor
         u = self.K[0, 0] * x + self.K[0, 1] * y + self.K[0, 2]
         v = self.K[1, 1] * y + self.K[1, 2]
