@@ -7,6 +7,7 @@ from peel4d.engine.errors import ReconstructionError
 from peel4d.engine.geometry.filters import (
     inliers,
     large_components,
+    moved_inwards,
     nearest_neighbours,
     remove_outliers,
 )
@@ -110,3 +111,19 @@ def test_points_check_their_shapes():
         Points(plane(), 0.1, normal=np.zeros((3, 3)))
     with pytest.raises(ReconstructionError, match="position"):
         Points(np.zeros((4, 2)), 0.1)
+
+
+def test_moving_inwards_shrinks_a_ball_and_leaves_a_sheet():
+    index = np.arange(800) + 0.5
+    polar, azimuth = np.arccos(1 - 2 * index / 800), np.pi * (1 + 5**0.5) * index
+    unit = np.stack(
+        [np.cos(azimuth) * np.sin(polar), np.sin(azimuth) * np.sin(polar), np.cos(polar)], axis=1
+    ).astype(np.float32)
+    ball = Points(unit, 0.1, normal=unit)
+    radii = np.linalg.norm(moved_inwards(ball, 0.8), axis=1)
+    np.testing.assert_allclose(radii, 1 - 0.08, atol=1e-6)
+
+    grid = np.stack(np.meshgrid(np.arange(8), np.arange(8), [0, 0.5]), axis=-1).reshape(-1, 3)
+    up = np.where(grid[:, 2:] > 0, 1, -1) * np.array([0, 0, 1])
+    sheet = Points(grid.astype(np.float32), 1.0, normal=up.astype(np.float32))
+    np.testing.assert_array_equal(moved_inwards(sheet, 0.8), sheet.position)

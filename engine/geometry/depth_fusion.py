@@ -39,7 +39,7 @@ class FusionSettings:
     min_component: connected groups with a smaller share of the points are noise.
     """
 
-    pixels_per_point: float = 2.0
+    pixels_per_point: float = 1.8
     tolerance: float = 1.5
     min_views: int = 2
     max_conflict: float = 0.2

@@ -15,6 +15,10 @@ _QUERIES = 1 << 15
 _SEARCH_CELLS = 1 << 18
 
 
+#: Neighbours that are asked whether a part is thin.
+_THIN_NEIGHBOURS = 16
+
+
 def nearest_neighbours(
     points: np.ndarray, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -161,3 +165,19 @@ def remove_outliers(points: Points, *, min_component: int) -> Points:
     kept = points.select(inliers(points.position))
     kept = kept.select(large_components(kept.position, kept.spacing * 1.01, min_component))
     return kept if len(kept) else points
+
+
+def moved_inwards(points: Points, spacings: float) -> np.ndarray:
+    """Positions (N, 3) float32 moved against their normals by `spacings` point spacings.
+
+    A disk centred on a surface sticks out of the silhouette by its radius, so training starts
+    closer to its end from within. Points of thin parts, where another side lies within two and a
+    half spacings, stay: there the way in is the way out on the far side.
+    """
+    if points.normal is None or not len(points):
+        return points.position
+    distance, index = nearest_neighbours(points.position, points.position, _THIN_NEIGHBOURS)
+    facing = np.einsum("nkc,nc->nk", points.normal[index], points.normal)
+    thin = ((facing < -0.2) & (distance < 2.5 * points.spacing)).any(axis=1)
+    step = np.where(thin, 0, spacings * points.spacing).astype(np.float32)
+    return points.position - step[:, None] * points.normal

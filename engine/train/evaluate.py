@@ -43,7 +43,7 @@ def evaluate(
     folder = Folder(Path(directory))
     plan = load_plan(folder)
     capture = open_capture(plan.capture, size=plan.size)
-    reader = ImageReader(capture)
+    reader = ImageReader(capture, cache_bytes=64 << 20)  # every image is looked at once
     names = list(views or plan.test_views)
     if not names:
         raise ReconstructionError(

@@ -17,6 +17,7 @@ from ..capture.images import ImageReader
 from ..clip.clip import ClipCamera
 from ..clip.writer import write_clip
 from ..errors import ReconstructionError
+from ..geometry.filters import moved_inwards
 from ..geometry.points import Points
 from ..model.camera_color import CameraColor
 from ..model.kplanes import FieldPoints
@@ -40,16 +41,17 @@ COLOR_FRAMES = 2
 DISPLAY_LAYERS = 12
 
 
-@dataclass(frozen=True)
-class Memory:
-    """How `--max-memory` is shared out, bytes: decoded images and training crops."""
+def cache_bytes(plan: Plan, capture: Capture, max_memory: int) -> tuple[int, int]:
+    """Bytes to keep of decoded images and of training crops.
 
-    images: int
-    crops: int
-
-    @classmethod
-    def of(cls, total: int) -> Memory:
-        return cls(images=total // 4, crops=total // 4)
+    What one job works on and no more, so that memory does not grow with the length of the clip; a
+    quarter of `max_memory` each at most, and then images are decoded more than once.
+    """
+    names = set(plan.views)
+    pixels = sum(view.width * view.height for view in capture.views if view.name in names)
+    frames = FRAGMENT_FRAMES if plan.settings.model == "field" else 1
+    # An image has 3 bytes a pixel and its mask 1; a crop has image, background, mask and region.
+    return min(max_memory // 4, 2 * 4 * pixels), min(max_memory // 4, (frames + 1) * 8 * pixels)
 
 
 @dataclass(eq=False)
@@ -89,12 +91,12 @@ def reconstruct(
     # takes ten times as long, and the tensors here are too small to gain anything from two.
     torch.set_num_threads(1)
     capture = open_capture(plan.capture, size=plan.size)
-    memory = Memory.of(max_memory)
-    reader = ImageReader(capture, cache_bytes=memory.images)
+    image_bytes, crop_bytes = cache_bytes(plan, capture, max_memory)
+    reader = ImageReader(capture, cache_bytes=image_bytes)
     views = [capture.view_index(name) for name in plan.views]
     tests = [capture.view_index(name) for name in plan.test_views]
     plates = load_plates(capture, reader, folder, [*views, *tests], progress)
-    images = TrainingImages(capture, reader, plates, max_bytes=memory.crops)
+    images = TrainingImages(capture, reader, plates, max_bytes=crop_bytes)
     spacing, color = _shared_stage(plan, folder, capture, reader, views, images, progress)
     run = _Run(plan, folder, capture, reader, views, images, progress, spacing, color)
 
@@ -196,20 +198,13 @@ def _explicit(
     points: Points, rgb: np.ndarray, settings: TrainSettings, *, inset: float
 ) -> ExplicitPoints:
     return ExplicitPoints(
-        _moved_in(points, inset),
+        moved_inwards(points, inset) if inset else points.position,
         rgb,
         points.spacing,
         sh_degree=settings.sh_degree,
         radius=settings.radius,
         density=settings.density,
     )
-
-
-def _moved_in(points: Points, inset: float) -> np.ndarray:
-    """Positions (N, 3) moved inwards by `inset` spacings along the normals, where there are any."""
-    if points.normal is None:
-        return points.position
-    return points.position - np.float32(inset * points.spacing) * points.normal
 
 
 def _start(run: _Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
@@ -257,7 +252,7 @@ def _train_fragment(run: _Run, labels: tuple[int, ...]) -> None:
     torch.manual_seed(plan.settings.seed)
     settings = plan.settings
     model = FieldPoints(
-        [_moved_in(points, settings.inset) for points, _, _ in starts],
+        [moved_inwards(points, settings.inset) for points, _, _ in starts],
         [rgb for _, rgb, _ in starts],
         run.spacing,
         bounds,
