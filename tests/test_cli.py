@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_ball_capture
+from ball import write_ball_capture
 
 QUICK = ("--preset", "draft", "--steps", "25")
 

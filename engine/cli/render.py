@@ -115,7 +115,7 @@ def _cameras(options: argparse.Namespace, clip, count: int, *, orbit: bool) -> l
     if orbit:
         rig = [camera.camera() for camera in info.cameras]
         up = mean_up(rig) if info.up is None else np.asarray(info.up, dtype=np.float64)
-        return orbit_cameras(rig, info.bounds.mean(axis=0), up, count, size=options.size)
+        return orbit_cameras(rig, info.bounds, up, count, size=options.size)
     names = [camera.name for camera in info.cameras]
     name = options.view or names[0]
     if name not in names:
