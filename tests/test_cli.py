@@ -51,6 +51,7 @@ def test_reconstruct_reports_json_lines(reconstruction):
     progress = [event for event in events if event["event"] == "progress"]
     assert {"camera colour", "frames"} <= {event["stage"] for event in progress}
     assert all(0 <= event["step"] <= event["total"] for event in progress)
+    assert sum("test_psnr" in event["metrics"] for event in progress) == 3  # once a frame
     done = events[-1]
     assert done["frames"] == 3 and done["points_per_frame"] > 100
     assert done["peak_memory_bytes"] > 10 << 20

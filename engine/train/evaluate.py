@@ -14,6 +14,7 @@ from ..clip.reader import ClipReader
 from ..errors import ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.backend import render
+from ..render.splats import Splats
 from .metrics import REGIONS, Score, psnr, region_of, ssim, summarize
 from .perceptual import load_lpips
 from .plan import Folder, Plan, load_plan
@@ -93,6 +94,24 @@ def evaluate(
         skipped=skipped,
         render_seconds_per_image=seconds / len(scores),
     )
+
+
+def held_out_psnr(
+    splats: Splats,
+    capture: Capture,
+    reader: ImageReader,
+    plates: dict[int, np.ndarray],
+    frame: int,
+    views: list[int],
+) -> float | None:
+    """Mean masked PSNR of one frame over the views that can be scored; None without any."""
+    values = []
+    for view in views:
+        truth, area, _ = _truth(capture, reader, frame, view, "mask")
+        if truth is not None:
+            picture = render(splats, capture.camera(frame, view)).rgba
+            values.append(psnr(composite(picture, plates.get(view)), truth, area))
+    return float(np.mean(values)) if values else None
 
 
 def score(

@@ -26,6 +26,7 @@ from ..progress import Progress, ProgressCallback, silent
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .checkpoint import load_splats, load_tensors, save_splats, save_tensors
+from .evaluate import held_out_psnr
 from .images import TrainingImages
 from .initialize import initial_points
 from .plan import FRAGMENT_FRAMES, Folder, Plan, load_plan, save_plan
@@ -63,10 +64,23 @@ class _Run:
     capture: Capture
     reader: ImageReader
     views: list[int]
+    tests: list[int]
+    plates: dict[int, np.ndarray]
     images: TrainingImages
     progress: ProgressCallback
     spacing: float
     color: CameraColor
+
+    def finish(self, label: int, splats: Splats, training_psnr: float) -> None:
+        """Keep a trained frame and report how the held-out views like it."""
+        save_splats(self.folder.frame(label), splats, psnr=training_psnr)
+        frame, number = self.capture.frames.index(label), self.plan.frames.index(label) + 1
+        metrics = {"training_psnr": training_psnr}
+        test = held_out_psnr(splats, self.capture, self.reader, self.plates, frame, self.tests)
+        if test is not None:
+            metrics["test_psnr"] = test
+        total = len(self.plan.frames) * 1000
+        self.progress(Progress("frames", number * 1000, total, metrics=metrics))
 
 
 def reconstruct(
@@ -98,7 +112,9 @@ def reconstruct(
     plates = load_plates(capture, reader, folder, [*views, *tests], progress)
     images = TrainingImages(capture, reader, plates, max_bytes=crop_bytes)
     spacing, color = _shared_stage(plan, folder, capture, reader, views, images, progress)
-    run = _Run(plan, folder, capture, reader, views, images, progress, spacing, color)
+    run = _Run(
+        plan, folder, capture, reader, views, tests, plates, images, progress, spacing, color
+    )
 
     for start in range(0, len(plan.frames), FRAGMENT_FRAMES):
         labels = plan.frames[start : start + FRAGMENT_FRAMES]
@@ -238,7 +254,7 @@ def _train_frame(run: _Run, label: int) -> None:
         checkpoint=folder.running,
         on_step=_reporter(run.progress, "frames", plan.frames.index(label), len(plan.frames)),
     )
-    save_splats(folder.frame(label), model().to_splats(), psnr=psnr)
+    run.finish(label, model().to_splats(), psnr)
 
 
 def _train_fragment(run: _Run, labels: tuple[int, ...]) -> None:
@@ -276,7 +292,7 @@ def _train_fragment(run: _Run, labels: tuple[int, ...]) -> None:
     )
     with torch.no_grad():
         for step, label in enumerate(labels):
-            save_splats(folder.frame(label), model(step).to_splats(), psnr=psnr)
+            run.finish(label, model(step).to_splats(), psnr)
 
 
 def _reporter(progress: ProgressCallback, stage: str, first: int, frames: int, count: int = 1):
