@@ -74,7 +74,7 @@ def test_spacing_is_that_of_the_pixels_or_the_argument():
     cameras = sphere_rig()
     depths, masks = measurements(cameras)
     pixel = np.median([np.median(d[d > 0]) for d in depths]) / 240
-    assert fuse_depth(cameras, depths, masks).spacing == pytest.approx(2.5 * pixel, rel=1e-3)
+    assert fuse_depth(cameras, depths, masks).spacing == pytest.approx(1.8 * pixel, rel=1e-3)
     assert fuse_depth(cameras, depths, masks, spacing=0.1).spacing == 0.1
     few = fuse_depth(cameras, depths, masks, FusionSettings(max_points=200))
     assert 100 < len(few) <= 200 and few.spacing > 0.1

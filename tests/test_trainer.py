@@ -49,7 +49,7 @@ def test_training_learns_the_stripes(setup):
     history = []
     settings = TrainSettings(steps=300)
     psnr = train(model, color, job, images, settings, on_step=lambda s, t, p: history.append(p))
-    assert psnr > 22 and history[-1] > history[0] + 8
+    assert psnr > 22 and history[-1] > history[0] + 5
     with torch.no_grad():
         assert model().sh[:, 0].std() > 0.3  # the one wrong colour has become many
 

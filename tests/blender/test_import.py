@@ -36,9 +36,8 @@ def small_clip(path, *, up=None, camera_up=None, fps=30.0, skew=0.0):
             R = np.stack([right, np.cross(forward, right), forward])
             K = np.array([[50.0, skew, 32], [0, 50, 24], [0, 0, 1]])
             views.append(ClipCamera(f"v{angle}", K, R, [0, 0, 5], 64, 48))
-    provenance = {} if up is None else {"up": up}
     write_clip(path, [points] * 3, fps=fps, cameras=views, settings=PeelSettings(),
-               provenance=provenance)  # fmt: skip
+               up=up)  # fmt: skip
     return path
 
 
@@ -82,7 +81,7 @@ def test_a_fractional_frame_rate(scene, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("provenance", "camera_up", "option", "axis"),
+    ("stated", "camera_up", "option", "axis"),
     [
         (None, None, "AUTO", (0, 0, 1)),
         ((0, -1, 0), None, "AUTO", (0, -1, 0)),
@@ -93,8 +92,8 @@ def test_a_fractional_frame_rate(scene, tmp_path):
         (None, None, "-Z", (0, 0, -1)),
     ],
 )
-def test_up_becomes_z(scene, tmp_path, provenance, camera_up, option, axis):
-    path = small_clip(tmp_path / "up.p4d", up=provenance, camera_up=camera_up)
+def test_up_becomes_z(scene, tmp_path, stated, camera_up, option, axis):
+    path = small_clip(tmp_path / "up.p4d", up=stated, camera_up=camera_up)
     clip = import_clip.import_clip(scene, scene.collection, path, up=option).clip
     matrix = np.array(clip.matrix_basis)
     np.testing.assert_allclose(matrix[:3, :3] @ axis, (0, 0, 1), atol=1e-6)
