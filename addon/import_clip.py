@@ -217,7 +217,7 @@ class Peel4DImportClip(bpy.types.Operator, ImportHelper):
             imported = import_clip(
                 context.scene,
                 context.collection,
-                self.filepath,
+                bpy.path.abspath(self.filepath),
                 up=self.up,
                 cameras=self.cameras,
                 frame_start=self.frame_start,

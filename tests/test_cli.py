@@ -131,6 +131,17 @@ def test_a_killed_run_resumes(reconstruction, ball_capture, tmp_path):
     assert abs(scores[0] - scores[1]) <= 0.05
 
 
+def test_a_changed_capture_is_not_mixed_into_what_was_made_before(ball_capture, tmp_path):
+    folder, out = spoiled(ball_capture, tmp_path / "c"), tmp_path / "out"
+    assert peel4d("reconstruct", folder, "-o", out, *QUICK).returncode == 0
+    shutil.copy(folder / "masks/03/000000.png", folder / "masks/03/000001.png")
+    fails(peel4d("reconstruct", folder, "-o", out, *QUICK, "--resume"), "capture has changed")
+    for kind in ("images", "masks"):
+        for file in (folder / kind).glob("*/000002.png"):
+            file.unlink()
+    fails(peel4d("evaluate", out), "frame 2")
+
+
 def test_field_model_trains(ball_capture, tmp_path):
     folder = tmp_path / "field"
     result = peel4d("reconstruct", ball_capture, "-o", folder, *QUICK, "--model", "field", "--json")
@@ -165,6 +176,11 @@ def test_render_refuses_what_it_cannot_do(reconstruction, tmp_path):
     fails(peel4d("render", clip, "--frame", "99", "-o", tmp_path / "a.png"), "no frame 99")
     fails(peel4d("render", clip, "--view", "x", "-o", tmp_path / "a.png"), "09")
     fails(peel4d("render", tmp_path / "none.p4d", "-o", tmp_path / "a.png"), "none.p4d")
+    for flag, value in (("--count", "-1"), ("--count", "0"), ("--fps", "nan"), ("--size", "0x4")):
+        result = peel4d("render", clip, flag, value, "-o", tmp_path / "a.mp4")
+        assert result.returncode == 2 and value in result.stderr and "Trace" not in result.stderr
+    fails(peel4d("render", clip, "--size", "1x1", "-o", tmp_path / "a.mp4"), "2x2")
+    fails(peel4d("info", "x" * 300), "File name too long")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,7 +4,7 @@ PYTHON=${1:-python3}
 missing=""
 command -v g++ >/dev/null 2>&1 || missing="$missing g++"
 command -v "$PYTHON" >/dev/null 2>&1 || missing="$missing python3"
-"$PYTHON" -c 'import venv, ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
+"$PYTHON" -c 'import venv, ensurepip' >/dev/null 2>&1 || missing="$missing $(basename "$PYTHON")-venv"
 # Blender's Python module links these even when it draws nothing.
 libraries=$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null)
 for pair in libX11.so.6:libx11-6 libXi.so.6:libxi6 libXrender.so.1:libxrender1 \

@@ -90,7 +90,7 @@ class Capture:
 
     @property
     def moving(self) -> bool:
-        return self.R.ndim == 4
+        return self.R.ndim == 4 or self.K.ndim == 4
 
     def camera(self, frame: int, view: int) -> Camera:
         """The undistorted pinhole camera of a view at a frame *index* (not label).

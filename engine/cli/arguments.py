@@ -27,6 +27,31 @@ def parse_memory(text: str) -> int:
         shift = units[unit]
     except (ValueError, KeyError):
         raise argparse.ArgumentTypeError(f"'{text}' is not a size; write 4G or 500M") from None
-    if value <= 0:
-        raise argparse.ArgumentTypeError("memory must be more than nothing")
+    if not 0 < value < 1 << 30:
+        raise argparse.ArgumentTypeError(f"'{text}' is no amount of memory; write 4G or 500M")
     return int(value * (1 << shift))
+
+
+def positive_int(text: str) -> int:
+    """ "3" -> 3; nothing below 1."""
+    if not text.isdigit() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """ "23.976" -> 23.976; finite and above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
+def seed(text: str) -> int:
+    """ "0" -> 0; what every random generator here accepts."""
+    if not text.isdigit() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^63 - 1")
+    return int(text)

@@ -12,6 +12,8 @@ from .console import emit_error
 
 #: What a shell reports for a program that Ctrl-C ended.
 INTERRUPTED = 130
+#: And for one whose reader went away.
+BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output (head, less) has seen enough.
         sys.stderr.close()
-        return 0
+        return 0 if options.command == "info" else BROKEN_PIPE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"peel4d: {place}{error.strerror or error}", file=sys.stderr)
+        return PeelError.exit_code
 
 
 def build_parser() -> argparse.ArgumentParser:

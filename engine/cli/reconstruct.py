@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ..errors import OutputError, ReconstructionError
-from .arguments import parse_memory, parse_names, parse_size
+from .arguments import parse_memory, parse_names, parse_size, positive_int, seed
 from .console import emit, progress_reporter
 
 
@@ -26,8 +26,8 @@ def add_parser(commands) -> None:
     parser.add_argument("--preset", default="standard", help="draft, standard (default) or high")
     parser.add_argument("--model", default="explicit", help="explicit (default) or field")
     parser.add_argument("--points", default="auto", choices=("auto", "hull", "depth"))
-    parser.add_argument("--steps", type=int, help="optimisation steps per frame")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=positive_int, help="optimisation steps per frame")
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="image size, if not stored")
     parser.add_argument("--max-memory", type=parse_memory, default=4 << 30, metavar="4G")
     parser.add_argument("--resume", action="store_true", help="go on with what is in DIR")
@@ -45,12 +45,10 @@ def run(options: argparse.Namespace) -> int:
             f"training needs {error.name}", hint='Install it with: pip install "peel4d[train]"'
         ) from error
     from ..capture.detect import open_capture
-    from ..train.checkpoint import write_json
+    from ..train.records import write_json
 
     changes = {"model": options.model, "seed": options.seed}
     if options.steps is not None:
-        if options.steps < 1:
-            raise ReconstructionError("--steps must be at least 1")
         changes["steps"] = options.steps
     settings = preset(options.preset, **changes)
     if options.output.exists() and not options.output.is_dir():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import OutputError, PeelError
-from .arguments import parse_size
+from .arguments import parse_size, positive_float, positive_int
 from .console import progress_reporter
 
 
@@ -27,9 +27,9 @@ def add_parser(commands) -> None:
     camera.add_argument("--view", metavar="NAME", help="a camera of the first clip")
     camera.add_argument("--orbit", action="store_true", help="circle the clip (default for .mp4)")
     parser.add_argument("--frame", type=int, help="frame number; default the first (.mp4: all)")
-    parser.add_argument("--count", type=int, help="pictures of a movie; default one per frame")
+    parser.add_argument("--count", type=positive_int, help="pictures of a movie; default: frames")
     parser.add_argument("--size", type=parse_size, metavar="WxH")
-    parser.add_argument("--fps", type=float, help="of the movie; default the clip's")
+    parser.add_argument("--fps", type=positive_float, help="of the movie; default the clip's")
     parser.add_argument(
         "--background",
         type=_parse_color,
@@ -70,6 +70,10 @@ def run(options: argparse.Namespace) -> int:
         cameras = _cameras(
             options, clips[0], count, orbit=options.orbit or (movie and not options.view)
         )
+        if movie and min(cameras[0].width, cameras[0].height) < 2:
+            raise OutputError(
+                "a movie is at least 2x2 pixels", where=options.output, hint="Use a larger --size"
+            )
         frames = _frame_indices(options, info, count, movie)
 
         def pictures() -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +46,17 @@ def save_video(path: str | Path, pictures: Iterable[np.ndarray], fps: float) -> 
         import av
     except ImportError as error:
         raise OutputError("writing video needs PyAV", where=path, hint=INSTALL_HINT) from error
-    from fractions import Fraction
+    try:
+        return _encode(av, path, pictures, Fraction(fps).limit_denominator(1001))
+    except av.FFmpegError as error:
+        raise OutputError(f"the movie cannot be encoded ({error})", where=path) from error
 
+
+def _encode(av, path: str | Path, pictures: Iterable[np.ndarray], rate: Fraction) -> int:
     count = 0
     with atomic_writer(path) as file:
         container = av.open(file, "w", format="mp4")
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream = container.add_stream("libx264", rate=rate)
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "14", "preset": "medium"}
         for picture in pictures:

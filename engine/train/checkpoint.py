@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..atomic import write_bytes, write_text
+from ..atomic import write_bytes
 from ..errors import ReconstructionError
 from ..render.splats import Splats
 
@@ -35,26 +35,6 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
             where=path,
             hint="Delete this file; --resume then trains its frames again",
         ) from error
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object of ours. Raises ReconstructionError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReconstructionError(
-            f"unreadable ({error})", where=path, hint="Is this a folder made by `reconstruct`?"
-        ) from error
-    if not isinstance(value, dict):
-        raise ReconstructionError(
-            "not a JSON object", where=path, hint="Is this a folder made by `reconstruct`?"
-        )
-    return value
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write a JSON object, atomically and readable."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def save_splats(path: Path, splats: Splats, **metadata: object) -> None:

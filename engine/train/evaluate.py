@@ -44,7 +44,9 @@ def evaluate(
     folder = Folder(Path(directory))
     plan = load_plan(folder)
     capture = open_capture(plan.capture, size=plan.size)
-    reader = ImageReader(capture, cache_bytes=64 << 20)  # every image is looked at once
+    # Every image is looked at once; only the maps of a lens are worth keeping.
+    largest = max(view.width * view.height for view in capture.views)
+    reader = ImageReader(capture, cache_bytes=(64 << 20) + 16 * largest)
     names = list(views or plan.test_views)
     if not names:
         raise ReconstructionError(
@@ -53,6 +55,13 @@ def evaluate(
             hint="Reconstruct with --test-views, or name some with --views",
         )
     indices = [capture.view_index(name) for name in names]
+    gone = [label for label in plan.frames if label not in capture.frames]
+    if gone:
+        raise ReconstructionError(
+            f"frame {gone[0]} is not in the capture any more",
+            where=capture.path,
+            hint="Put its files back, or reconstruct again",
+        )
     plates = load_plates(capture, reader, folder, indices)
     path = folder.clip if stage == "final" else folder.initial_clip
     scores: list[Score] = []

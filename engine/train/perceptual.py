@@ -22,7 +22,7 @@ def load_lpips() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
     """LPIPS-VGG over (1, 3, H, W) pictures in [0, 1], or None, with one notice that says why."""
     weights = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
     if not weights.is_file():
-        log.info("LPIPS is off: %s is not in %s; D-SSIM is used", VGG_FILE, weights.parent)
+        log.info("LPIPS is off: %s is not in %s", VGG_FILE, weights.parent)
         return None
     try:
         import lpips

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ..capture.capture import Capture
 from ..errors import ReconstructionError
-from .checkpoint import read_json, write_json
+from .records import read_json, write_json
 from .settings import TrainSettings
 
 SCHEMA = "peel4d-reconstruction"
@@ -60,7 +61,8 @@ class Folder:
 @dataclass(frozen=True)
 class Plan:
     """capture: absolute path. size: given for captures without one. frames: labels. views, test
-    views: names. points: where initial points come from, "hull" or "depth"."""
+    views: names. points: where initial points come from, "hull" or "depth". fingerprint: of the
+    capture's calibration and files, so that what was made from others is not mixed with them."""
 
     capture: str
     size: tuple[int, int] | None
@@ -70,6 +72,25 @@ class Plan:
     points: str
     preset: str
     settings: TrainSettings
+    fingerprint: str
+
+
+def fingerprint(capture: Capture) -> str:
+    """A digest of the calibration and of the names, sizes and times of the files."""
+    digest = hashlib.sha256()
+    for array in (capture.K, capture.R, capture.t):
+        digest.update(array.tobytes())
+    described: dict[Path, str] = {}
+    for files in (capture.images, capture.masks, capture.depths):
+        for key, file in sorted(files.items(), key=lambda item: item[0]):
+            if file.path not in described:
+                try:
+                    status = file.path.stat()
+                    described[file.path] = f"{file.path.name} {status.st_size} {status.st_mtime_ns}"
+                except OSError:
+                    described[file.path] = f"{file.path.name} missing"
+            digest.update(f"{key} {file.index} {described[file.path]}\n".encode())
+    return digest.hexdigest()
 
 
 def make_plan(
@@ -126,6 +147,7 @@ def make_plan(
         points,
         preset,
         settings,
+        fingerprint(capture),
     )
 
 

@@ -35,8 +35,8 @@ def clean_plate(
 
     if capture.moving:
         return None
-    frames = [f for f in range(len(capture.frames)) if (f, view) in capture.images]
-    frames = [f for f in frames if reader.mask(f, view) is not None] if capture.masks else []
+    both = capture.images.keys() & capture.masks.keys()
+    frames = [f for f in range(len(capture.frames)) if (f, view) in both]
     if not frames:
         return None
     size = capture.views[view].width * capture.views[view].height

@@ -51,8 +51,11 @@ def cache_bytes(plan: Plan, capture: Capture, max_memory: int) -> tuple[int, int
     names = set(plan.views)
     pixels = sum(view.width * view.height for view in capture.views if view.name in names)
     frames = FRAGMENT_FRAMES if plan.settings.model == "field" else 1
-    # An image has 3 bytes a pixel and its mask 1; a crop has image, background, mask and region.
-    return min(max_memory // 4, 2 * 4 * pixels), min(max_memory // 4, (frames + 1) * 8 * pixels)
+    # An image has 3 bytes a pixel and its mask 1, for two frames; the maps of a lens 10. A crop has
+    # image, background, mask and region.
+    lens = any(view.distortion or view.lens == "fisheye" for view in capture.views)
+    image_bytes = (2 * 4 + (10 if lens else 0)) * pixels
+    return min(max_memory // 4, image_bytes), min(max_memory // 4, (frames + 1) * 8 * pixels)
 
 
 @dataclass(eq=False)
@@ -140,6 +143,12 @@ def _claim(folder: Folder, plan: Plan, resume: bool) -> None:
         before = load_plan(folder)
         if before != plan:
             changed = [n for n in plan.__dict__ if getattr(plan, n) != getattr(before, n)]
+            if changed == ["fingerprint"]:
+                raise ReconstructionError(
+                    "the capture has changed since this reconstruction was started",
+                    where=folder.root,
+                    hint="Choose another folder, or delete this one and start again",
+                )
             raise ReconstructionError(
                 f"this folder was started with other {', '.join(changed)}",
                 where=folder.root,
@@ -259,7 +268,7 @@ def _train_frame(run: _Run, label: int) -> None:
 
 def _train_fragment(run: _Run, labels: tuple[int, ...]) -> None:
     plan, folder = run.plan, run.folder
-    if all(folder.frame(label).is_file() for label in labels):
+    if all(folder.frame(label).is_file() and folder.initial(label).is_file() for label in labels):
         return
     starts = [_start(run, label) for label in labels]
     everything = np.concatenate([points.position for points, _, _ in starts])

@@ -176,7 +176,12 @@ def psnr_of(errors: list[float]) -> float:
 
 
 def _identity(job: Job, settings: TrainSettings) -> dict:
-    return {"job": job.key, "settings": repr(settings), "views": [list(v) for v in job.views]}
+    return {
+        "job": job.key,
+        "settings": repr(settings),
+        "views": [list(v) for v in job.views],
+        "lpips": bool(settings.lpips_weight and load_lpips()),
+    }
 
 
 def _save(
