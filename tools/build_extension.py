@@ -36,45 +36,60 @@ def main() -> None:
     manifest = tomllib.loads((ROOT / "blender_manifest.toml").read_text())
     wheels = output / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
-    collect_wheels([Path(wheel).name for wheel in manifest["wheels"]], wheels)
+    listed = [Path(wheel).name for wheel in manifest["wheels"]]
+    built = collect_wheels(listed, wheels)
     archive = output / f"{manifest['id']}-{manifest['version']}.zip"
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder) / manifest["id"]
-        stage_content(stage, [wheels / Path(wheel).name for wheel in manifest["wheels"]])
+        stage_content(stage, dict(zip(listed, built, strict=True)))
         blender_extension("validate", str(stage))
         blender_extension("build", "--source-dir", str(stage), "--output-filepath", str(archive))
     blender_extension("validate", str(archive))
     print(f"{archive} ({archive.stat().st_size / 1e6:.1f} MB)")
 
 
-def collect_wheels(names: list[str], folder: Path) -> None:
-    """Build the core's wheel anew, download the others that are not there yet."""
-    for name in names:
-        distribution, version, *_build, python, _abi, platform = name.removesuffix(".whl").split(
-            "-"
+def collect_wheels(names: list[str], folder: Path) -> list[Path]:
+    """Build the core's wheel anew, download the others that are not there yet.
+
+    The core's tag names the glibc that its build came to need, so its file may be called otherwise
+    than in the manifest. Returns the files in the order of `names`.
+    """
+    return [
+        build_core(folder) if name.startswith("peel4d_core-") else download(name, folder)
+        for name in names
+    ]
+
+
+def build_core(folder: Path) -> Path:
+    for old in folder.glob("peel4d_core-*.whl"):
+        old.unlink()
+    run_pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT / "cuda"))
+    return next(folder.glob("peel4d_core-*.whl"))
+
+
+def download(name: str, folder: Path) -> Path:
+    distribution, version, *_build, python, _abi, platform = name.removesuffix(".whl").split("-")
+    if not (folder / name).exists():
+        run_pip(
+            "download",
+            f"{distribution}=={version}",
+            "--no-deps",
+            "--only-binary=:all:",
+            f"--python-version={python.removeprefix('cp')}",
+            f"--platform={platform.split('.')[0]}",
+            f"--dest={folder}",
         )
-        if distribution == "peel4d_core":
-            run_pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT / "cuda"))
-        elif not (folder / name).exists():
-            run_pip(
-                "download",
-                f"{distribution}=={version}",
-                "--no-deps",
-                "--only-binary=:all:",
-                f"--python-version={python.removeprefix('cp')}",
-                f"--platform={platform.split('.')[0]}",
-                f"--dest={folder}",
-            )
-        if not (folder / name).exists():
-            found = ", ".join(sorted(path.name for path in folder.glob(f"{distribution}-*")))
-            sys.exit(
-                f"build_extension: blender_manifest.toml lists {name}, but pip made {found}. "
-                "Correct the manifest, or build on the platform it names"
-            )
+    if not (folder / name).exists():
+        found = ", ".join(sorted(path.name for path in folder.glob(f"{distribution}-*")))
+        sys.exit(
+            f"build_extension: blender_manifest.toml lists {name}, but pip has {found}. "
+            "Correct the manifest, or build on the platform it names"
+        )
+    return folder / name
 
 
-def stage_content(stage: Path, wheels: list[Path]) -> None:
-    """A clean copy of what belongs into the extension."""
+def stage_content(stage: Path, wheels: dict[str, Path]) -> None:
+    """A clean copy of what belongs into the extension. wheels: by their name in the manifest."""
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     stage.mkdir()
     for name in CONTENT:
@@ -83,9 +98,13 @@ def stage_content(stage: Path, wheels: list[Path]) -> None:
             shutil.copytree(source, stage / name, ignore=ignore)
         else:
             shutil.copy2(source, stage / name)
+    manifest = stage / "blender_manifest.toml"
+    text = manifest.read_text()
     (stage / "wheels").mkdir()
-    for wheel in wheels:
+    for listed, wheel in wheels.items():
+        text = text.replace(listed, wheel.name)
         shutil.copy2(wheel, stage / "wheels" / wheel.name)
+    manifest.write_text(text)
 
 
 def blender_extension(*arguments: str) -> None:
