@@ -75,8 +75,8 @@ class KPlanes(torch.nn.Module):
 class FieldPoints(torch.nn.Module):
     """The points of a fragment: positions and a colour per point, the rest from a field.
 
-    positions, colors: one (N_f, 3) array per frame. The per-point colour stays beside the field:
-    without it the same training loses 0.6 dB on real footage (see DESIGN.md).
+    positions, colors: one (N_f, 3) array per frame. The per-point colour stays beside the field,
+    which is too coarse to hold texture by itself.
     """
 
     def __init__(
