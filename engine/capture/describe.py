@@ -51,19 +51,7 @@ def rig_table(capture: Capture) -> str:
     images, masks, depths = (
         _counts(capture, files) for files in (capture.images, capture.masks, capture.depths)
     )
-    header = [
-        "view",
-        "size",
-        "fx",
-        "fy",
-        "position",
-        "focus",
-        "lens",
-        "frames",
-        "masks",
-        "depth",
-        "use",
-    ]
+    header = list(_COLUMNS)
     rows = [header]
     for index, view in enumerate(capture.views):
         camera = capture.camera(0, index)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..capture.capture import Capture
 from ..capture.images import ImageReader
 from ..errors import ReconstructionError
 from ..geometry.coloring import project_colors
-from ..geometry.depth_fusion import FusionSettings, fuse_depth
+from ..geometry.depth_fusion import fuse_depth
 from ..geometry.points import Points
-from ..geometry.visual_hull import HullSettings, visual_hull
+from ..geometry.visual_hull import visual_hull
 
 
 def initial_points(
@@ -23,25 +21,20 @@ def initial_points(
     *,
     source: str,
     spacing: float | None = None,
-    spacing_scale: float = 1.0,
 ) -> tuple[Points, np.ndarray]:
     """Points of one frame and their colours, (N, 3) float32 in [0, 1].
 
-    source: "hull" or "depth". spacing: world units; by default the rig's own times
-    `spacing_scale`. Raises ReconstructionError when nothing is left.
+    source: "hull" or "depth". spacing: world units; by default the rig's own.
+    Raises ReconstructionError when nothing is left.
     """
     views = [view for view in views if (frame, view) in capture.images]
     cameras = [capture.camera(frame, view) for view in views]
     masks = [reader.mask(frame, view) for view in views]
     if source == "depth":
         depths = [reader.depth(frame, view) for view in views]
-        settings = FusionSettings()
-        settings = replace(settings, pixels_per_point=settings.pixels_per_point * spacing_scale)
-        points = fuse_depth(cameras, depths, masks, settings, spacing=spacing)
+        points = fuse_depth(cameras, depths, masks, spacing=spacing)
     else:
-        hull = HullSettings()
-        hull = replace(hull, pixels_per_point=hull.pixels_per_point * spacing_scale)
-        points = visual_hull(cameras, masks, hull, bounds=capture.bounds, spacing=spacing)
+        points = visual_hull(cameras, masks, bounds=capture.bounds, spacing=spacing)
     if len(points.position) == 0:
         raise ReconstructionError(
             f"frame {capture.frames[frame]}: no point survives",

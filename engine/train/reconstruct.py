@@ -189,7 +189,6 @@ def _shared_stage(
             views,
             source=plan.points,
             spacing=spacing,
-            spacing_scale=settings.spacing_scale,
         )
         spacing = points.spacing
         usable = images.usable(frame, views)
@@ -335,15 +334,6 @@ def bake(plan: Plan, folder: Folder, capture: Capture) -> dict:
         "steps": plan.settings.steps,
         "seed": plan.settings.seed,
     }
-    counts: list[int] = []
-
-    def frames(file_of, count: bool):
-        for label in plan.frames:
-            splats: Splats = load_splats(file_of(label))
-            if count:
-                counts.append(len(splats))
-            yield splats
-
     common = {
         "fps": capture.fps,
         "cameras": cameras,
@@ -351,17 +341,16 @@ def bake(plan: Plan, folder: Folder, capture: Capture) -> dict:
         "first_frame": plan.frames[0],
         "up": capture.up,
     }
+    initial = (load_splats(folder.initial(label)) for label in plan.frames)
     write_clip(
-        folder.initial_clip,
-        frames(folder.initial, False),
-        provenance={**provenance, "stage": "initial"},
-        **common,
+        folder.initial_clip, initial, provenance={**provenance, "stage": "initial"}, **common
     )
-    write_clip(folder.clip, frames(folder.frame, True), provenance=provenance, **common)
+    final = (load_splats(folder.frame(label)) for label in plan.frames)
+    info = write_clip(folder.clip, final, provenance=provenance, **common)
     size = folder.clip.stat().st_size
     return {
         "frames": len(plan.frames),
-        "points_per_frame": round(float(np.mean(counts))),
+        "points_per_frame": round(float(np.mean(info.points))),
         "bytes": size,
         "bytes_per_frame": round(size / len(plan.frames)),
     }

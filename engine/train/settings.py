@@ -17,8 +17,7 @@ class TrainSettings:
     model: "explicit" (attributes per point) or "field" (K-Planes, heads and a colour per point).
     steps: optimisation steps per frame, one crop of one image each.
     sh_degree: of the view-dependent colour. layers: K of the peel in training.
-    spacing_scale: point spacing relative to the rig's own (see geometry.visual_hull); below 1 is
-        finer. radius, density: start values, in spacings and in [0, 1]. inset: how far the start
+    radius, density: start values, in spacings and in [0, 1]. inset: how far the start
         positions move into the subject, in spacings, because a disk centred on the surface sticks
         out of the silhouette.
     rates: Adam's learning rates; position in spacings, decayed by `decay` over the run.
@@ -29,7 +28,6 @@ class TrainSettings:
     steps: int = 400
     sh_degree: int = 1
     layers: int = 12
-    spacing_scale: float = 1.0
     radius: float = 1.1
     density: float = 0.8
     inset: float = 0.8
