@@ -31,7 +31,9 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-ffunction-sections", "-fvisibility=hidd
 FLAGS += ["-Wall", "-Wextra", f'-DPEEL4D_VERSION="{VERSION}"']
 # No contraction: the baseline and the AVX2 copy of the arithmetic shall agree bit by bit. The other
 # two let comparisons become vector masks and change no result.
-FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+# Partial redundancy elimination puts branches into loops that could become vector code.
+KERNEL_FLAGS = ["-fno-tree-pre"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"]
 
 
@@ -52,13 +54,19 @@ def build(target: Path) -> None:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     units = [("kernels_baseline", "kernels.cpp", ["-DPEEL_ISA=baseline"])]
     if x86:
-        units.append(("kernels_avx2", "kernels.cpp", ["-DPEEL_ISA=avx2", "-mavx2", "-mfma"]))
-    common = ["-DPEEL_WITH_AVX2"] if x86 else []
-    units += [(name, f"{name}.cpp", common) for name in ("frame", "peel4d", "thread_pool")]
+        avx2 = ["-mavx2", "-mfma"]
+        avx512 = [*avx2, "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
+        avx512.append("-mprefer-vector-width=512")
+        units.append(("kernels_avx2", "kernels.cpp", ["-DPEEL_ISA=avx2", *avx2]))
+        units.append(("kernels_avx512", "kernels.cpp", ["-DPEEL_ISA=avx512", *avx512]))
+    common = ["-DPEEL_WITH_X86"] if x86 else []
+    sources = ("depth_sort", "frame", "peel4d", "thread_pool", "tile_lists")
+    units += [(name, f"{name}.cpp", common) for name in sources]
     with tempfile.TemporaryDirectory() as folder:
         objects = []
         running = []
         for name, source, extra in units:
+            extra = extra + KERNEL_FLAGS if source == "kernels.cpp" else extra
             objects.append(str(Path(folder) / f"{name}.o"))
             command = [cxx, *flags, *extra, "-c", str(HERE / "cpu" / source), "-o", objects[-1]]
             running.append((command, subprocess.Popen(command)))

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from peel4d.engine.errors import CoreError
-from peel4d.engine.render import core
+from peel4d.engine.render import core, core_library
 from peel4d.engine.render.backend import Instance, render, render_scene
 from peel4d.engine.render.camera import Camera
-from peel4d.engine.render.reference import fused_multiply_add, peel_reference
+from peel4d.engine.render.reference import peel_reference
+from peel4d.engine.render.reference_points import fused_multiply_add, view_color
 from peel4d.engine.render.settings import PeelSettings
 from peel4d.engine.render.splats import Splats
 
@@ -63,9 +64,9 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
 @pytest.fixture
 def fresh_library():
     """The next call looks the library up again, and so does the next test."""
-    core.library.cache_clear()
+    core_library.library.cache_clear()
     yield
-    core.library.cache_clear()
+    core_library.library.cache_clear()
 
 
 def test_named_library_that_is_missing(fresh_library, monkeypatch, tmp_path):
@@ -91,7 +92,9 @@ def test_library_of_another_abi(fresh_library, monkeypatch, tmp_path):
     library = tmp_path / "other.so"
     subprocess.run(["g++", "-shared", "-fPIC", source, "-o", library], check=True)
     monkeypatch.setenv("PEEL4D_CORE", str(library))
-    with pytest.raises(CoreError, match=f"ABI version 99, this Peel4D needs {core.ABI_VERSION}"):
+    with pytest.raises(
+        CoreError, match=f"ABI version 99, this Peel4D needs {core_library.ABI_VERSION}"
+    ):
         render(cloud(), camera())
 
 
@@ -104,15 +107,15 @@ def test_package_that_is_not_installed(fresh_library, monkeypatch):
 
 def test_abi_version_is_that_of_the_header():
     header = (CUDA / "include" / "peel4d.h").read_text()
-    assert f"#define PEEL4D_ABI_VERSION {core.ABI_VERSION}\n" in header
+    assert f"#define PEEL4D_ABI_VERSION {core_library.ABI_VERSION}\n" in header
 
 
 def test_structs_have_the_sizes_of_the_header(tmp_path):
     """ctypes and the C compiler lay the structs out alike (the core checks the size only)."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++ to ask for the layout")
-    structs = {"camera": core._Camera, "settings": core._Settings, "points": core._Points}
-    structs |= {"image": core._Image, "gradients": core._Gradients}
+    names = ("Camera", "Settings", "Array", "Clip", "Mesh", "Image", "Gradients")
+    structs = {name.lower(): getattr(core_library, f"C{name}") for name in names}
     lines, expected = [], []
     for name, struct in structs.items():
         for field, *_ in struct._fields_:
@@ -185,13 +188,6 @@ def test_gradients_of_wrong_shape():
         )
 
 
-def test_harmonics_of_wrong_shape():
-    with pytest.raises(CoreError, match="sh has shape"):
-        core.evaluate_sh(np.zeros((5, 3)), np.zeros((5, 3)), np.zeros(3))
-    with pytest.raises(CoreError, match="sh has shape"):
-        core.evaluate_sh(np.zeros((5, 3)), np.zeros((4, 4, 3)), np.zeros(3))
-
-
 def test_arrays_that_hold_no_numbers():
     with pytest.raises(CoreError, match="no array of numbers"):
         core.forward([["a", "b", "c"]], [1], [1], [[1, 1, 1]], camera(), PeelSettings())
@@ -235,20 +231,40 @@ def test_cameras_that_make_no_picture(bad):
 
 def test_the_c_interface_checks_for_itself():
     """Null pointers, foreign sizes and settings out of range come back as a code, not a crash."""
-    library = core.library()
-    view, peel = core._camera(camera()), core._settings(PeelSettings(), 1)
-    points, _alive = core._points(*arrays(cloud()))
+    library = core_library.library()
+    view, peel = core.camera_struct(camera()), core.settings_struct(PeelSettings(), 1, 1)
+    splats = cloud()
+    placed = core.PlacedClip(splats, np.eye(4), 1.0, 1.0, camera().centre, 0)
+    alive = []
+    clip = core.clip_struct(placed, alive)
+    corners = np.zeros((3, 3), np.float32)
+    index = np.arange(3, dtype=np.int32)
+    flags, ids = np.zeros(1, np.uint8), np.zeros(1, np.int32)
+    mesh = core_library.CMesh(
+        vertex_count=3,
+        count=1,
+        **{
+            name: core.pointer(array)
+            for name, array in (
+                ("position", corners),
+                ("index", index),
+                ("color", corners),
+                ("holdout", flags),
+                ("id", ids),
+            )
+        },
+    )
     rgba = np.empty((48, 64, 4), np.float32)
-    image = core._Image(rgba=core._pointer(rgba))
-    assert library.peel4d_forward(view, peel, points, image) == 0
-    for arguments in (
-        (None, peel, points, image),
-        (view, None, points, image),
-        (view, peel, None, image),
-        (view, peel, points, None),
-        (view, peel, points, core._Image()),
-    ):
-        assert library.peel4d_forward(*arguments) == 1
+    image = core_library.CImage(rgba=core.pointer(rgba))
+
+    def forward(view, peel, clip, mesh, image):
+        return library.peel4d_forward(view, peel, clip, 1, mesh, image, None)
+
+    good = (view, peel, clip, mesh, image)
+    assert forward(*good) == 0
+    assert forward(view, peel, clip, None, image) == 0
+    for place in (0, 1, 2, 4):
+        assert forward(*(None if i == place else given for i, given in enumerate(good))) == 1
     for struct, field, value in (
         (view, "size", 4),
         (view, "width", 0),
@@ -258,29 +274,43 @@ def test_the_c_interface_checks_for_itself():
         (peel, "size", 0),
         (peel, "layers", 0),
         (peel, "layers", 65),
+        (peel, "samples", 3),
         (peel, "min_radius_px", np.nan),
         (peel, "min_transmittance", 2.0),
-        (points, "size", 1),
-        (points, "sh_count", 2),
-        (points, "count", -1),
-        (points, "radius", None),
+        (clip, "size", 1),
+        (clip, "sh_count", 2),
+        (clip, "count", -1),
+        (clip, "opacity", 1.5),
+        (clip, "radius_scale", np.inf),
+        (clip, "radius", core_library.CArray()),
+        (clip, "position", core_library.CArray(type=2, data=1)),
+        (clip, "color", core_library.CArray(type=3, data=1)),
+        (mesh, "size", 1),
+        (mesh, "color", None),
+        (mesh, "vertex_count", 2),
         (image, "size", 1),
+        (image, "rgba", None),
     ):
         broken = type(struct).from_buffer_copy(struct)
         setattr(broken, field, value)
-        call = [broken if given is struct else given for given in (view, peel, points, image)]
-        assert library.peel4d_forward(*call) == 1, field
-    assert library.peel4d_backward(view, peel, points, None, None, core._Gradients()) == 1
-    assert library.peel4d_sh_forward(1, 2, None, None, None, 0, 1, None) == 1
-    points.count = 1 << 40
-    assert library.peel4d_forward(view, peel, points, image) == 3
+        call = [broken if given is struct else given for given in good]
+        assert forward(*call) == 1, field
+    assert library.peel4d_forward(view, peel, None, 1, None, image, None) == 1
+    assert library.peel4d_forward(view, peel, clip, -1, None, image, None) == 1
+    gradients = core_library.CGradients()
+    assert library.peel4d_backward(view, peel, clip, None, None, None, gradients) == 1
+    assert library.peel4d_prepare(view, peel, clip, 1, None, None, None) == 1
+    out = np.empty(library.peel4d_clip_bytes(), np.uint8)
+    assert library.peel4d_prepare(view, peel, clip, 1, None, core.pointer(out), None) == 0
+    clip.count = 1 << 40
+    assert forward(*good) == 3
     messages = {library.peel4d_error_message(code).decode() for code in (0, 1, 2, 3, 4)}
     assert len(messages) == 5
 
 
 def test_too_many_overlaps_for_a_gradient():
-    """33,000 points across 2,048 tiles in one row: an error, not 2 GB of memory and a kill."""
-    count = 33_000
+    """66,000 points across 1,024 tiles in one row: an error, not 2 GB of memory and a kill."""
+    count = 66_000
     points = (np.zeros((count, 3)), np.full(count, 1e4), np.ones(count), np.ones((count, 3)))
     wide = camera(32767, 16)
     with pytest.raises(CoreError, match="overlaps") as caught:
@@ -295,7 +325,7 @@ def test_out_of_memory_is_an_error_and_can_be_survived():
         import resource
         import numpy as np
         from peel4d.engine.errors import CoreError
-        from peel4d.engine.render import core
+        from peel4d.engine.render import core, core_library
         from peel4d.engine.render.camera import Camera
         from peel4d.engine.render.settings import PeelSettings
         view = Camera([[64, 0, 32], [0, 64, 32], [0, 0, 1]], np.eye(3), [0, 0, 3], 64, 64)
@@ -372,7 +402,7 @@ def test_a_forked_child_can_render():
         """
         import os, signal
         import numpy as np
-        from peel4d.engine.render import core
+        from peel4d.engine.render import core, core_library
         from peel4d.engine.render.camera import Camera
         from peel4d.engine.render.settings import PeelSettings
         rng = np.random.default_rng(0)
@@ -395,7 +425,7 @@ def test_threads_from_the_environment():
     code = """
         import os
         import numpy as np
-        from peel4d.engine.render import core
+        from peel4d.engine.render import core, core_library
         from peel4d.engine.render.camera import Camera
         from peel4d.engine.render.settings import PeelSettings
         view = Camera([[64, 0, 32], [0, 64, 32], [0, 0, 1]], np.eye(3), [0, 0, 3], 64, 64)
@@ -425,7 +455,7 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path):
     code = """
         import sys
         import numpy as np
-        from peel4d.engine.render import core
+        from peel4d.engine.render import core, core_library
         from peel4d.engine.render.camera import Camera
         from peel4d.engine.render.settings import PeelSettings
         rng = np.random.default_rng(3)
@@ -467,45 +497,6 @@ def test_fused_multiply_add_is_that_of_c():
     a[1], b[1], c[1] = 2**-30, 2**-30, 1.0
     expected = np.array([fmaf(*map(float, abc)) for abc in zip(a, b, c, strict=True)], np.float32)
     assert np.array_equal(fused_multiply_add(a, b, c), expected)
-
-
-def test_headers_compile_for_the_gpu(tmp_path):
-    """The arithmetic of the CPU core, called from a kernel."""
-    if shutil.which("nvcc") is None:
-        pytest.skip("no nvcc here")
-    source = tmp_path / "headers.cu"
-    source.write_text(
-        """
-        #include <peel/common.h>
-        #include <peel/composite.h>
-        #include <peel/footprint.h>
-        #include <peel/project.h>
-        #include <peel/sh.h>
-        using namespace peel;
-        __global__ void kernel(View view, const float* p, const float* sh, float* out, double* d) {
-          Projection q;
-          const float key = depth_key(view, p);
-          if (!project(view, p, key, &q)) return;
-          const Footprint f = footprint(view, p[3], q.z);
-          const float alpha = falloff((float)f.compensation, out[0]);
-          if (takes_layer(out[0], 1, kMaxLayers, out[1], 0.5f)) out[1] = transmit(out[1], alpha);
-          out[2] = alpha_derivative(out[1], alpha, extend_suffix(alpha, out[0], out[1]));
-          double direction[3], dd[3];
-          const double distance = view_direction(view.eye, view.orthographic, p, direction);
-          sh_color(16, direction, sh, out);
-          sh_color_backward(16, direction, sh, p, out, dd);
-          direction_backward(direction, distance, dd, d);
-          footprint_backward(view, f, p[3], q.z, dd[0], dd[1], dd[2], d, d + 1);
-          project_backward(view, q, d[0], d[1], d[2], d + 2);
-          out[0] = clip_color(out[0]) + clip_color_backward(out[0], out[1]);
-        }
-        """
-    )
-    command = ["nvcc", "-std=c++17", "-fmad=false", "-I", CUDA / "include", "-c", source]
-    result = subprocess.run(
-        [*command, "-o", tmp_path / "headers.o"], capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
 
 
 def test_building_without_a_compiler_says_what_to_install(tmp_path):
@@ -613,8 +604,8 @@ def test_instances_of_different_degree_agree_with_the_reference():
     scene = render_scene([Instance(first, matrix), Instance(second, np.eye(4))], view)
     eye = np.linalg.inv(matrix) @ [*view.centre, 1]
     rgb = [
-        core.evaluate_sh(first.position, first.sh, eye[:3]),
-        core.evaluate_sh(second.position, second.sh, view.centre),
+        np.clip(view_color(first.position, first.sh, eye[:3], False), 0, 1),
+        np.clip(view_color(second.position, second.sh, view.centre, False), 0, 1),
     ]
     position = first.position @ matrix[:3, :3].T + matrix[:3, 3]
     largest = np.linalg.norm(matrix[:3, :3], 2)

@@ -6,6 +6,10 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace peel {
 
 template <class T>
@@ -23,12 +27,18 @@ class Buffer {
       if (wanted > (static_cast<size_t>(-1) - 64) / sizeof(T)) throw std::bad_alloc();
       std::free(memory_);
       capacity_ = 0;
-      memory_ = std::malloc(wanted * sizeof(T) + 64);
+      const size_t bytes = wanted * sizeof(T);
+      // The points of a frame are read in no order: with small pages every read misses the TLB, too.
+      const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+      memory_ = std::malloc(bytes + alignment);
       if (memory_ == nullptr) throw std::bad_alloc();
+      const auto address = reinterpret_cast<size_t>(memory_);
+      data_ = reinterpret_cast<T*>((address + alignment - 1) & ~(alignment - 1));
+#if defined(__linux__)
+      if (bytes >= kHugePage) madvise(data_, bytes & ~(kHugePage - 1), MADV_HUGEPAGE);
+#endif
       capacity_ = wanted;
     }
-    const auto address = reinterpret_cast<size_t>(memory_);
-    data_ = reinterpret_cast<T*>((address + 63) & ~static_cast<size_t>(63));
     return data_;
   }
 
@@ -36,6 +46,8 @@ class Buffer {
   size_t bytes() const { return capacity_ * sizeof(T); }
 
  private:
+  static constexpr size_t kHugePage = size_t{2} << 20;
+
   void* memory_ = nullptr;
   T* data_ = nullptr;
   size_t capacity_ = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-// Compiled once per instruction set: -DPEEL_ISA=baseline, and -DPEEL_ISA=avx2 -mavx2 -mfma.
+// Compiled once per instruction set, see setup.py: -DPEEL_ISA=baseline, avx2 or avx512.
 //
 // Only functions with internal linkage are called from here (no templates of the standard library):
 // anything the linker could share with other files might drag AVX2 into them.
@@ -15,7 +15,8 @@ namespace peel {
 namespace PEEL_ISA {
 
 extern const Kernels kernels = {
-    PEEL_STRING(PEEL_ISA), project_points, forward_tile, backward_tile, backward_points, sh_colors,
+    PEEL_STRING(PEEL_ISA), project_points,  forward_tile,     clear_tile,
+    backward_tile,         backward_points, finish_streaming,
 };
 
 }  // namespace PEEL_ISA

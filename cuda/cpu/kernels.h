@@ -1,95 +1,135 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-// The hot loops of the CPU core. kernels/*.cpp are compiled once per instruction set (macro
-// PEEL_ISA) and reached through a table of functions, so one library serves old and new machines.
+// The hot loops of the CPU core. kernels.cpp is compiled once per instruction set (macro PEEL_ISA)
+// and reached through a table of functions, so one library serves old and new machines.
 #pragma once
 
 #include <cstdint>
 
-#include "../include/peel/common.h"
+#include "../include/peel/points.h"
+#include "../include/peel/triangle.h"
 
 namespace peel {
 
-constexpr int kTile = 16;                    // pixels along each side of a tile
-constexpr int kLanes = 8;                    // pixels of a row that are worked on together
-constexpr int kTilePixels = kTile * kTile;
-constexpr int kBlocks = kTilePixels / kLanes;  // (row, half row) blocks of a tile
-constexpr int kPartials = 9;                 // see backward_tile
+// Samples along the sides of a tile, and of the blocks that a tile is drawn in: 16 samples, whose
+// state stays in registers while their points pass by. Tiles are larger than they had to be, because
+// a point that two tiles share is binned twice.
+constexpr int kTileWidth = 32, kTileHeight = 16;
+constexpr int kBlock = 4;
+constexpr int kBlocksAcross = kTileWidth / kBlock;
+constexpr int kBlocks = kBlocksAcross * (kTileHeight / kBlock);
+constexpr int kBlockSamples = kBlock * kBlock;
 
-// The points as the caller gave them, sh_count 0: color is rgb.
-struct Points {
-  int64_t count;
-  int sh_count;
-  const float *position, *radius, *density, *color;
+// The tiles that a footprint or a triangle can reach, inclusive.
+struct TileBox {
+  uint16_t x0, x1, y0, y1;
+};
+
+static inline TileBox tiles_of(const Box& box) {
+  return {(uint16_t)((unsigned)box.x0 / kTileWidth), (uint16_t)((unsigned)box.x1 / kTileWidth),
+          (uint16_t)((unsigned)box.y0 / kTileHeight), (uint16_t)((unsigned)box.y1 / kTileHeight)};
+}
+
+// How many boxes reach each tile, as a two-dimensional difference array: four additions per box,
+// whatever its size. (tiles_y + 1, stride) numbers, stride = tiles_x + 1.
+struct TileCounts {
+  int32_t* difference;
+  int stride;
+
+  void add(const TileBox& box) const {
+    ++difference[box.y0 * stride + box.x0];
+    --difference[box.y0 * stride + box.x1 + 1];
+    --difference[(box.y1 + 1) * stride + box.x0];
+    ++difference[(box.y1 + 1) * stride + box.x1 + 1];
+  }
+};
+
+// Where project_points puts the visible points, packed, in the order of their indices.
+struct Projected {
+  Splat* splats;
+  uint32_t* keys;  // sortable depth
+  TileBox* boxes;
+  TileCounts counts;
+};
+
+struct KeyRange {
+  uint32_t low, high;
+};
+
+// A tile with the points and triangles that may cover it, the points nearest first.
+struct Tile {
+  const Splat* splats;
+  const uint32_t* list;
+  uint32_t count;
+  int x, y;           // top-left sample
+  int width, height;  // image, samples
+  int layers;
+  float min_transmittance;
+  const Clip* clips;
+  int clip_count;
+  const Mesh* mesh;  // null without triangles here
+  const ScreenTriangle* triangles;
+  const uint32_t* triangle_list;
+  uint32_t triangle_count;
+};
+
+struct Image {
+  float *rgba, *depth, *surface;  // all but rgba may be null
+  int32_t *surface_id, *layer_ids;
+  int samples;
+  bool stream;  // write past the caches
+};
+
+// What backward_tile remembers of its walk: one record per point and block with a layer.
+struct Trace {
+  float* transmittance;  // (capacity, kBlockSamples)
+  float* alpha;          // (capacity, kBlockSamples), 0 where a sample has no layer
+  uint32_t* place;       // (capacity) position in the tile's list
+  int32_t* before;       // (capacity) the block's record before this one, or -1
+  uint32_t* row;         // (length of the tile's list) row of the sums, or ~0
+};
+
+// Every sample takes at most `layers` layers, so there are never more records than this.
+inline int64_t trace_capacity(int layers) {
+  return int64_t{kTileWidth} * kTileHeight * layers + 1;
+}
+
+// Where backward_tile puts its sums: `sums` has kPartials numbers per overlap of the tile, filled
+// from the front; place[first overlap of the splat + tile in its box] says which.
+struct Partials {
+  float* sums;           // of this tile
+  uint32_t* place;       // of all overlaps of the band
+  uint32_t base;         // number of the first of `sums` in the band
+  const uint32_t* first;  // (splats) number of a splat's first overlap in the band
+  int band_row;          // first tile row of the band
 };
 
 struct Gradients {
   float *position, *radius, *density, *color;
 };
 
-// A projected point; 64 bytes, one cache line.
-struct alignas(64) Splat {
-  double u, v;                 // centre, pixels
-  float inverse_a, inverse_b;  // of the drawn semi-axes
-  float weight;                // density times compensation
-  float z;
-  float rgb[3];
-  int16_t x0, x1, y0, y1;  // pixels that the footprint can reach, inclusive, inside the image
-  uint32_t index;          // of the point
-  uint32_t first;          // its first (point, tile) overlap in this band, see frame.h
-};
-
-// A tile and the points that may cover it, nearest first.
-struct Tile {
-  const Splat* splats;
-  const uint32_t* list;
-  uint32_t count;
-  int x, y;           // top-left pixel
-  int width, height;  // image
-  int band_row;       // first tile row of the band
-  int layers;
-  float min_transmittance;
-};
-
-struct Image {
-  float *rgba, *depth, *surface;  // depth and surface may be null
-  int32_t* layer_ids;             // may be null
-};
-
-// What backward_tile remembers of its walk: one record per (point, block) with a layer.
-struct Trace {
-  float* transmittance;  // (capacity, kLanes)
-  float* alpha;          // (capacity, kLanes), 0 where the lane has no layer
-  uint32_t* place;       // (capacity) position in the tile's list
-  uint8_t* block;        // (capacity)
-};
-
-// Every pixel takes at most `layers` layers, so there are never more records than this.
-inline int64_t trace_capacity(int layers) { return int64_t{kTilePixels} * layers + 1; }
-
 struct Kernels {
   const char* name;
-  // Fills keys and splats (all but `first`) of the visible points of [begin, end), packed from
-  // `begin` on in the order of their indices; returns how many are visible.
-  int64_t (*project_points)(const View&, const Points&, int64_t begin, int64_t end, Splat* splats,
-                            uint64_t* keys);
+  // Returns how many of the points [begin, end) are visible; range covers their keys.
+  int64_t (*project_points)(const Clip&, int64_t begin, int64_t end, const Projected&,
+                            KeyRange* range);
   void (*forward_tile)(const Tile&, const Image&);
-  // Writes kPartials sums per overlap to partials[(first + tile inside the point's box)]:
-  // dL/d rgb (3), dL/dz, dL/dweight, and, with h = dL/dalpha and s the offset from the centre in
-  // semi-axes, the sums of h s_x, h s_x^2, h s_y, h s_y^2. Overlaps without a layer are left alone.
+  void (*clear_tile)(const Tile&, const Image&);
   void (*backward_tile)(const Tile&, const float* d_rgba, const float* d_depth, const Trace&,
-                        float* partials);
-  // Chains the summed partials (kPartials per point) to the inputs of points [begin, end).
-  void (*backward_points)(const View&, const Points&, int64_t begin, int64_t end,
-                          const float* sums, const Gradients&);
-  void (*sh_colors)(const double eye[3], int orthographic, int sh_count, int64_t begin,
-                    int64_t end, const float* position, const float* sh, float* rgb);
+                        const Partials&);
+  // Chains the sums, kPartials per splat, of `count` splats to the inputs of their points.
+  void (*backward_points)(const Clip&, const Splat* splats, int64_t count, const float* sums,
+                          const Gradients&);
+  void (*finish_streaming)();
 };
 
 namespace baseline {
 extern const Kernels kernels;
 }
-#if defined(PEEL_WITH_AVX2)
+#if defined(PEEL_WITH_X86)
 namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
 extern const Kernels kernels;
 }
 #endif

@@ -1,161 +1,248 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // Per-point loops; included by kernels.cpp only.
+//
+// Points are worked on in batches whose attributes lie lane by lane, whatever form they come in, so
+// that the shared arithmetic, called in a plain loop over lanes, becomes vector code.
 #pragma once
 
-#include "../include/peel/footprint.h"
-#include "../include/peel/project.h"
-#include "../include/peel/sh.h"
 #include "kernels.h"
+#include "simd.h"
 
 namespace peel {
 namespace PEEL_ISA {
 
-// Order-preserving map of a finite float to an unsigned integer; -0 and 0 are the same depth.
-static inline uint32_t sortable(float key) {
-  key += 0.0f;
-  uint32_t bits;
-  __builtin_memcpy(&bits, &key, sizeof bits);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
+constexpr int kBatch = kLanes;
 
-static inline double clamp(double value, double low, double high) {
-  return value < low ? low : (value > high ? high : value);
-}
-
-// Of a value >= 0 that fits, without a call into libm.
-static inline int round_up(double value) {
-  const int below = (int)value;
-  return below + (value > below);
-}
-
-// Everything about a point that both directions need. False: the point is not drawn.
-struct Drawn {
-  float key;
-  Projection projection;
-  Footprint footprint;
-  float density;  // clipped to 1
+// One component of kBatch points.
+struct alignas(64) Lane {
+  float v[kBatch];
 };
 
-static inline bool draw(const View& view, const Points& points, int64_t i, Drawn* out) {
-  const float* p = points.position + 3 * i;
-  const float radius = points.radius[i], density = points.density[i];
-  if (!(radius > 0.0f && density > 0.0f) || !is_finite(radius) || !is_finite(density)) return false;
-  out->key = depth_key(view, p);
-  if (!project(view, p, out->key, &out->projection)) return false;
-  out->footprint = footprint(view, radius, out->projection.z);
-  if (!is_finite(out->footprint.a) || !is_finite(out->footprint.b)) return false;
-  out->density = density < 1.0f ? density : 1.0f;
-  return true;
-}
+static inline int min_int(int a, int b) { return a < b ? a : b; }
+static inline int max_int(int a, int b) { return a > b ? a : b; }
 
-// Colour before the clip, and what the derivative needs of the direction.
-static inline void raw_color(const View& view, const Points& points, int64_t i, double direction[3],
-                             double* distance, float rgb[3]) {
-  if (points.sh_count == 0) {
-    for (int c = 0; c < 3; ++c) rgb[c] = points.color[3 * i + c];
+// Component c of the points [i, i + n), n <= kBatch, by type; the other lanes are left alone.
+static inline void load_lane(const Array& array, const Ramp& ramp, int64_t i, int c, int n,
+                             Lane* out) {
+  const int64_t step = array.point_stride;
+  const int64_t at = i * step + c * array.component_stride;
+  if (array.type == kFloat32) {
+    const float* from = (const float*)array.data + at;
+    for (int l = 0; l < n; ++l) out->v[l] = from[l * step];
     return;
   }
-  *distance = view_direction(view.eye, view.orthographic, points.position + 3 * i, direction);
-  sh_color(points.sh_count, direction, points.color + 3 * points.sh_count * i, rgb);
-}
-
-static inline bool finite3(const float v[3]) {
-  return is_finite(v[0]) && is_finite(v[1]) && is_finite(v[2]);
-}
-
-static int64_t project_points(const View& view, const Points& points, int64_t begin, int64_t end,
-                              Splat* splats, uint64_t* keys) {
-  int64_t visible = begin;
-  for (int64_t i = begin; i < end; ++i) {
-    Drawn drawn;
-    if (!draw(view, points, i, &drawn)) continue;
-    const Projection& q = drawn.projection;
-    const Footprint& f = drawn.footprint;
-    // The pixel centres inside the box of the footprint; the margin keeps float32 rims inside.
-    const double reach_x = (1.0 / f.inverse_a) * (1.0 + 1e-6) + 1e-3;
-    const double reach_y = (1.0 / f.inverse_b) * (1.0 + 1e-6) + 1e-3;
-    const double x0 = q.u - 0.5 - reach_x, x1 = q.u - 0.5 + reach_x;
-    const double y0 = q.v - 0.5 - reach_y, y1 = q.v - 0.5 + reach_y;
-    if (!(x1 >= 0.0 && y1 >= 0.0 && x0 <= view.width - 1 && y0 <= view.height - 1)) continue;
-    double direction[3] = {0.0, 0.0, 0.0}, distance = 0.0;
-    float rgb[3];
-    raw_color(view, points, i, direction, &distance, rgb);
-    if (!finite3(rgb)) continue;
-    Splat& s = splats[visible];
-    s.u = q.u;
-    s.v = q.v;
-    s.inverse_a = (float)f.inverse_a;
-    s.inverse_b = (float)f.inverse_b;
-    s.weight = (float)(drawn.density * f.compensation);
-    s.z = (float)q.z;
-    for (int c = 0; c < 3; ++c) s.rgb[c] = clip_color(rgb[c]);
-    s.x0 = (int16_t)round_up(clamp(x0, 0.0, view.width - 1.0));
-    s.x1 = (int16_t)clamp(x1, 0.0, view.width - 1.0);
-    s.y0 = (int16_t)round_up(clamp(y0, 0.0, view.height - 1.0));
-    s.y1 = (int16_t)clamp(y1, 0.0, view.height - 1.0);
-    s.index = (uint32_t)i;
-    keys[visible] = (uint64_t)sortable(drawn.key) << 32 | (uint64_t)visible;
-    ++visible;
+  if (array.type == kFloat16) {
+    const uint16_t* from = (const uint16_t*)array.data + at;
+    uint16_t half[kBatch] = {};
+    for (int l = 0; l < n; ++l) half[l] = from[l * step];
+    PEEL_LANES
+    for (int l = 0; l < kBatch; ++l) out->v[l] = half_to_float(half[l]);
+    return;
   }
-  return visible - begin;
-}
-
-static void backward_points(const View& view, const Points& points, int64_t begin, int64_t end,
-                            const float* sums, const Gradients& out) {
-  const int colors = points.sh_count == 0 ? 3 : 3 * points.sh_count;
-  for (int64_t i = begin; i < end; ++i) {
-    const float* s = sums + kPartials * i;
-    float* d_color = out.color + colors * i;
-    bool touched = false;
-    for (int j = 0; j < kPartials; ++j) touched |= s[j] != 0.0f;  // NaN counts as touched
-    Drawn drawn;
-    if (!touched || !draw(view, points, i, &drawn)) {
-      for (int c = 0; c < 3; ++c) out.position[3 * i + c] = 0.0f;
-      out.radius[i] = out.density[i] = 0.0f;
-      for (int c = 0; c < colors; ++c) d_color[c] = 0.0f;
-      continue;
-    }
-    const Projection& q = drawn.projection;
-    const Footprint& f = drawn.footprint;
-    const double weight = drawn.density * f.compensation;
-    const double d_weight = s[4];
-    const double d_u = 2.0 * weight * f.inverse_a * s[5];
-    const double d_inverse_a = -2.0 * weight * s[6] / f.inverse_a;
-    const double d_v = 2.0 * weight * f.inverse_b * s[7];
-    const double d_inverse_b = -2.0 * weight * s[8] / f.inverse_b;
-    double d_radius = 0.0, d_z = s[3];
-    footprint_backward(view, f, points.radius[i], q.z, d_inverse_a, d_inverse_b,
-                       d_weight * drawn.density, &d_radius, &d_z);
-    double d_position[3] = {0.0, 0.0, 0.0};
-    project_backward(view, q, d_u, d_v, d_z, d_position);
-
-    double direction[3] = {0.0, 0.0, 0.0}, distance = 0.0;
-    float raw[3], d_rgb[3];
-    raw_color(view, points, i, direction, &distance, raw);
-    for (int c = 0; c < 3; ++c) d_rgb[c] = clip_color_backward(raw[c], s[c]);
-    if (points.sh_count == 0) {
-      for (int c = 0; c < 3; ++c) d_color[c] = d_rgb[c];
+  int32_t code[kBatch] = {};
+  if (array.type == kUint8) {
+    const uint8_t* from = (const uint8_t*)array.data + at;
+    if (step == 1) {
+      for (int l = 0; l < n; ++l) code[l] = from[l];
     } else {
-      double d_direction[3];
-      sh_color_backward(points.sh_count, direction, points.color + colors * i, d_rgb, d_color,
-                        d_direction);
-      if (!view.orthographic) direction_backward(direction, distance, d_direction, d_position);
+      for (int l = 0; l < n; ++l) code[l] = from[l * step];
     }
-    for (int c = 0; c < 3; ++c) out.position[3 * i + c] = (float)d_position[c];
-    out.radius[i] = (float)d_radius;
-    out.density[i] = points.density[i] <= 1.0f ? (float)(d_weight * f.compensation) : 0.0f;
+  } else {
+    const uint16_t* from = (const uint16_t*)array.data + at;
+    if (step == 1) {
+      for (int l = 0; l < n; ++l) code[l] = from[l];
+    } else {
+      for (int l = 0; l < n; ++l) code[l] = from[l * step];
+    }
+  }
+  if (array.table_size > 0) {
+    const int last = array.table_size - 1;
+    for (int l = 0; l < n; ++l) out->v[l] = array.table[code[l] < last ? code[l] : last];
+    return;
+  }
+  PEEL_LANES
+  for (int l = 0; l < kBatch; ++l) {
+    const float value = (float)code[l] * ramp.step + ramp.low;
+    out->v[l] = value < ramp.high ? value : ramp.high;
   }
 }
 
-static void sh_colors(const double eye[3], int orthographic, int sh_count, int64_t begin,
-                      int64_t end, const float* position, const float* sh, float* rgb) {
-  for (int64_t i = begin; i < end; ++i) {
-    double direction[3];
-    float raw[3];
-    view_direction(eye, orthographic, position + 3 * i, direction);
-    sh_color(sh_count, direction, sh + 3 * sh_count * i, raw);
-    const bool finite = finite3(raw);
-    for (int c = 0; c < 3; ++c) rgb[3 * i + c] = finite ? clip_color(raw[c]) : NAN;
+// All components of contiguous float32 points: rows become lanes.
+static inline void load_rows(const float* from, int components, int n, Lane* out) {
+  int c = 0;
+  if (n == kBatch) {
+    for (; c + 8 <= components; c += 8) {
+      for (int half = 0; half < kBatch; half += 8) {
+        Floats8 rows[8];
+        for (int l = 0; l < 8; ++l) memcpy(rows + l, from + (half + l) * components + c, 32);
+        transpose(rows);
+        for (int k = 0; k < 8; ++k) memcpy(out[c + k].v + half, rows + k, 32);
+      }
+    }
+  }
+  for (; c < components; ++c) {
+    for (int l = 0; l < n; ++l) out[c].v[l] = from[(int64_t)l * components + c];
+  }
+}
+
+static inline void load_positions(const Clip& clip, int64_t i, int n, Lane p[3]) {
+  const Array& array = clip.position;
+  if (array.type == kFloat32 && array.point_stride == 3 && array.component_stride == 1) {
+    const float* from = (const float*)array.data + 3 * i;
+    for (int l = 0; l < n; ++l) {
+      for (int c = 0; c < 3; ++c) p[c].v[l] = from[3 * l + c];
+    }
+    return;
+  }
+  for (int c = 0; c < 3; ++c) {
+    for (int l = 0; l < n; ++l) p[c].v[l] = load_position(array, clip.position_ramp, i + l, c);
+  }
+}
+
+static inline void load_colors(const Clip& clip, int64_t i, int n, Lane color[kMaxComponents]) {
+  const int components = clip.sh_count == 0 ? 3 : 3 * clip.sh_count;
+  const Array& array = clip.color;
+  if (array.type == kFloat32 && array.point_stride == components && array.component_stride == 1) {
+    load_rows((const float*)array.data + i * components, components, n, color);
+    return;
+  }
+  for (int c = 0; c < components; ++c) load_lane(array, clip.color_ramp[c], i, c, n, color + c);
+}
+
+struct alignas(64) BatchSplats {
+  Lane offset_x, offset_y, inverse_a, inverse_b, weight, z;
+  uint32_t key[kBatch];
+  int32_t x0[kBatch], x1[kBatch], y0[kBatch], y1[kBatch];
+  int32_t visible[kBatch];
+};
+
+static inline void project_batch(const View& view, const Lane p[3], const Lane& radius,
+                                 const Lane& density, BatchSplats* __restrict out) {
+  PEEL_LANES
+  for (int l = 0; l < kBatch; ++l) {
+    Drawn drawn;
+    Splat s;
+    const bool inside =
+        draw(view, p[0].v[l], p[1].v[l], p[2].v[l], radius.v[l], density.v[l], &drawn);
+    const bool covers = make_splat(view, drawn, &s);
+    out->offset_x.v[l] = s.offset_x;
+    out->offset_y.v[l] = s.offset_y;
+    out->inverse_a.v[l] = s.inverse_a;
+    out->inverse_b.v[l] = s.inverse_b;
+    out->weight.v[l] = s.weight;
+    out->z.v[l] = s.z;
+    out->key[l] = sortable(drawn.key);
+    out->x0[l] = s.box.x0;
+    out->x1[l] = s.box.x1;
+    out->y0[l] = s.box.y0;
+    out->y1[l] = s.box.y1;
+    out->visible[l] = inside & covers;
+  }
+}
+
+// Colours of a batch in [0, 1], and visible only where they are finite.
+template <int kCount>
+static inline void shade_batch(const View& view, const Lane p[3],
+                               const Lane color[kMaxComponents], Lane rgb[3],
+                               int32_t* __restrict visible) {
+  PEEL_LANES
+  for (int l = 0; l < kBatch; ++l) {
+    float c[3];
+    if (kCount == 0) {
+      for (int i = 0; i < 3; ++i) c[i] = color[i].v[l];
+    } else {
+      const float at[3] = {p[0].v[l], p[1].v[l], p[2].v[l]};
+      double d[3];
+      view_direction(view.eye, view.orthographic, at, d);
+      float Y[kMaxShCount];
+      sh_basis(kCount, (float)d[0], (float)d[1], (float)d[2], Y);
+      for (int i = 0; i < 3; ++i) {
+        c[i] = 0.0f;
+PEEL_UNROLL
+        for (int b = 0; b < kCount; ++b) c[i] += Y[b] * color[3 * b + i].v[l];
+      }
+    }
+    visible[l] &= is_finite(c[0]) & is_finite(c[1]) & is_finite(c[2]);
+    for (int i = 0; i < 3; ++i) rgb[i].v[l] = clip_color(c[i]);
+  }
+}
+
+static inline void shade(const Clip& clip, const Lane p[3], const Lane color[kMaxComponents],
+                         Lane rgb[3], int32_t* visible) {
+  switch (clip.sh_count) {
+    case 0:
+      return shade_batch<0>(clip.view, p, color, rgb, visible);
+    case 1:
+      return shade_batch<1>(clip.view, p, color, rgb, visible);
+    case 4:
+      return shade_batch<4>(clip.view, p, color, rgb, visible);
+    case 9:
+      return shade_batch<9>(clip.view, p, color, rgb, visible);
+    default:
+      return shade_batch<16>(clip.view, p, color, rgb, visible);
+  }
+}
+
+static int64_t project_points(const Clip& clip, int64_t begin, int64_t end, const Projected& out,
+                              KeyRange* range) {
+  int64_t visible = 0;
+  uint32_t low = ~0u, high = 0;
+  Lane p[3] = {}, radius, density, rgb[3], color[kMaxComponents];
+  for (int c = 0; c < kMaxComponents; ++c) color[c] = Lane{};
+  BatchSplats batch;
+  for (int64_t i = begin; i < end; i += kBatch) {
+    const int n = end - i < kBatch ? (int)(end - i) : kBatch;
+    radius = density = Lane{};  // lanes without a point are not drawn
+    load_positions(clip, i, n, p);
+    load_lane(clip.radius, clip.radius_ramp, i, 0, n, &radius);
+    load_lane(clip.density, clip.density_ramp, i, 0, n, &density);
+    for (int l = n; l < kBatch; ++l) radius.v[l] = 0.0f;
+    project_batch(clip.view, p, radius, density, &batch);
+    int seen = 0;
+    for (int l = 0; l < kBatch; ++l) seen |= batch.visible[l];
+    if (!seen) continue;
+    load_colors(clip, i, n, color);
+    shade(clip, p, color, rgb, batch.visible);
+    for (int l = 0; l < n; ++l) {
+      if (!batch.visible[l]) continue;
+      Splat& s = out.splats[visible];
+      s.offset_x = batch.offset_x.v[l];
+      s.offset_y = batch.offset_y.v[l];
+      s.inverse_a = batch.inverse_a.v[l];
+      s.inverse_b = batch.inverse_b.v[l];
+      s.weight = batch.weight.v[l];
+      s.z = batch.z.v[l];
+      for (int c = 0; c < 3; ++c) s.rgb[c] = rgb[c].v[l];
+      s.box = {(int16_t)batch.x0[l], (int16_t)batch.x1[l], (int16_t)batch.y0[l],
+               (int16_t)batch.y1[l]};
+      s.index = clip.first + (uint32_t)(i + l);
+      const uint32_t key = batch.key[l];
+      out.keys[visible] = key;
+      low = key < low ? key : low;
+      high = key > high ? key : high;
+      const TileBox tiles = tiles_of(s.box);
+      out.boxes[visible] = tiles;
+      out.counts.add(tiles);
+      ++visible;
+    }
+  }
+  *range = {low, high};
+  return visible;
+}
+
+static void backward_points(const Clip& clip, const Splat* splats, int64_t count,
+                            const float* sums, const Gradients& out) {
+  const int components = clip.sh_count == 0 ? 3 : 3 * clip.sh_count;
+  PointGradient g;
+  for (int64_t k = 0; k < count; ++k, sums += kPartials) {
+    bool touched = false;
+    for (int j = 0; j < kPartials; ++j) touched |= sums[j] != 0.0f;  // NaN counts as touched
+    const int64_t i = splats[k].index - clip.first;
+    if (!touched || !point_backward(clip, i, sums, &g)) continue;
+    for (int c = 0; c < 3; ++c) out.position[3 * i + c] = g.position[c];
+    out.radius[i] = g.radius;
+    out.density[i] = g.density;
+    for (int c = 0; c < components; ++c) out.color[components * i + c] = g.color[c];
   }
 }
 

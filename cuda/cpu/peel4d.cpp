@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <stdexcept>
+#include <vector>
 
 #include "frame.h"
 #include "kernels.h"
@@ -16,25 +18,45 @@
 #define PEEL4D_VERSION "0.0.0"
 #endif
 
+struct peel4d_frame {
+  peel::Frame frame;
+  int64_t count;  // points of its clip, to recognise a frame of something else
+};
+
 namespace {
 
+using peel::Clip;
 using peel::Kernels;
+using peel::Mesh;
 using peel::View;
 
 constexpr int64_t kMostPoints = int64_t{1} << 30;
 constexpr int kMostAcross = 32767;  // boxes of points are int16
 constexpr int64_t kMostPixels = int64_t{1} << 28;
+constexpr int kMostClips = 1 << 16;
 
 const Kernels& kernels() {
-#if defined(PEEL_WITH_AVX2)
-  static const bool avx2 = [] {
+#if defined(PEEL_WITH_X86)
+  static const Kernels* const best = [] {
     const char* wanted = std::getenv("PEEL4D_ISA");
-    if (wanted != nullptr && std::strcmp(wanted, "baseline") == 0) return false;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const auto allows = [&](const char* name) {
+      return wanted == nullptr || *wanted == 0 || std::strcmp(wanted, name) == 0;
+    };
+    if (allows("avx512") && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma")) {
+      return &peel::avx512::kernels;
+    }
+    if ((allows("avx2") || allows("avx512")) && __builtin_cpu_supports("avx2") &&
+        __builtin_cpu_supports("fma")) {
+      return &peel::avx2::kernels;
+    }
+    return &peel::baseline::kernels;
   }();
-  if (avx2) return peel::avx2::kernels;
-#endif
+  return *best;
+#else
   return peel::baseline::kernels;
+#endif
 }
 
 bool valid(const peel4d_camera* c) {
@@ -50,45 +72,148 @@ bool valid(const peel4d_camera* c) {
 
 bool valid(const peel4d_settings* s) {
   return s != nullptr && s->size == sizeof *s && s->layers >= 1 &&
-         s->layers <= peel::kMaxLayers && std::isfinite(s->min_radius_px) &&
-         s->min_radius_px > 0.0f && s->min_transmittance >= 0.0f && s->min_transmittance <= 1.0f;
+         s->layers <= peel::kMaxLayers && (s->samples == 1 || s->samples == 2 || s->samples == 4) &&
+         std::isfinite(s->min_radius_px) && s->min_radius_px > 0.0f &&
+         s->min_transmittance >= 0.0f && s->min_transmittance <= 1.0f;
 }
 
-bool valid_sh_count(int count) { return count == 1 || count == 4 || count == 9 || count == 16; }
+enum class Role { position, scalar, color };
 
-bool valid(const peel4d_points* p) {
-  if (p == nullptr || p->size != sizeof *p || p->count < 0) return false;
-  if (p->sh_count != 0 && !valid_sh_count(p->sh_count)) return false;
-  return p->count == 0 || (p->position && p->radius && p->density && p->color);
-}
-
-bool too_large(const peel4d_camera& c, const peel4d_points& p) {
-  return p.count > kMostPoints || int64_t{c.width} * c.height > kMostPixels;
-}
-
-View view_of(const peel4d_camera& c, const peel4d_settings& s) {
-  View view;
-  view.fx = c.fx;
-  view.fy = c.fy;
-  view.skew = c.skew;
-  view.cx = c.cx;
-  view.cy = c.cy;
-  for (int i = 0; i < 9; ++i) view.rotation[i] = c.rotation[i];
-  for (int i = 0; i < 3; ++i) view.translation[i] = c.translation[i];
-  for (int i = 0; i < 3; ++i) {
-    const double* R = c.rotation;
-    const double* t = c.translation;
-    view.eye[i] = c.orthographic ? R[6 + i] : -(R[i] * t[0] + R[3 + i] * t[1] + R[6 + i] * t[2]);
-    view.key_row[i] = static_cast<float>(R[6 + i]);
+bool valid(const peel4d_array& a, Role role, int64_t count) {
+  if (a.size != sizeof a || a.type < 0 || a.type > PEEL4D_UINT16 || a.table_size < 0) return false;
+  if (count == 0) return true;
+  if (a.data == nullptr) return false;
+  if (role == Role::position) {
+    if (a.type != PEEL4D_FLOAT32 && a.type != PEEL4D_UINT16) return false;
   }
-  view.key_row[3] = static_cast<float>(c.translation[2]);
+  if (a.type == PEEL4D_FLOAT32 || a.type == PEEL4D_FLOAT16) return true;
+  if (a.table_size > 0) return role == Role::scalar && a.table != nullptr;
+  return a.step != nullptr && a.low != nullptr && a.high != nullptr;
+}
+
+bool valid(const peel4d_clip& c) {
+  if (c.size != sizeof c || c.count < 0) return false;
+  if (c.sh_count != 0 && c.sh_count != 1 && c.sh_count != 4 && c.sh_count != 9 &&
+      c.sh_count != 16) {
+    return false;
+  }
+  double all = c.radius_scale + c.opacity + c.eye[0] + c.eye[1] + c.eye[2];
+  for (double value : c.matrix) all += value;
+  return std::isfinite(all) && c.radius_scale >= 0.0 && c.opacity >= 0.0 && c.opacity <= 1.0 &&
+         valid(c.position, Role::position, c.count) && valid(c.radius, Role::scalar, c.count) &&
+         valid(c.density, Role::scalar, c.count) && valid(c.color, Role::color, c.count);
+}
+
+bool valid(const peel4d_clip* clips, int32_t count) {
+  if (count < 0 || count > kMostClips || (count > 0 && clips == nullptr)) return false;
+  for (int32_t i = 0; i < count; ++i) {
+    if (!valid(clips[i])) return false;
+  }
+  return true;
+}
+
+bool valid(const peel4d_mesh* m) {
+  if (m == nullptr) return true;
+  if (m->size != sizeof *m || m->count < 0 || m->vertex_count < 0) return false;
+  return m->count == 0 || (m->position && m->index && m->color && m->holdout && m->id);
+}
+
+bool indices_fit(const peel4d_mesh* m) {
+  if (m == nullptr) return true;
+  for (int64_t i = 0; i < 3 * m->count; ++i) {
+    if (m->index[i] < 0 || m->index[i] >= m->vertex_count) return false;
+  }
+  return true;
+}
+
+bool too_large(const peel4d_camera& c, const peel4d_settings& s, const peel4d_clip* clips,
+               int32_t count, const peel4d_mesh* mesh) {
+  const int64_t width = int64_t{c.width} * s.samples, height = int64_t{c.height} * s.samples;
+  int64_t points = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    if (clips[i].count > kMostPoints) return true;
+    points += clips[i].count;
+  }
+  return points > kMostPoints || width > kMostAcross || height > kMostAcross ||
+         width * height > kMostPixels || (mesh && mesh->count > kMostPoints);
+}
+
+constexpr double kIdentity[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
+
+View view_of(const peel4d_camera& c, const peel4d_settings& s, const double matrix[12]) {
+  View view = {};
+  view.fx = c.fx * s.samples;
+  view.fy = c.fy * s.samples;
+  view.skew = c.skew * s.samples;
+  view.cx = c.cx * s.samples;
+  view.cy = c.cy * s.samples;
+  for (int i = 0; i < 3; ++i) {
+    const double* R = c.rotation + 3 * i;
+    for (int j = 0; j < 3; ++j) {
+      view.linear[3 * i + j] = R[0] * matrix[j] + R[1] * matrix[4 + j] + R[2] * matrix[8 + j];
+    }
+    view.shift[i] =
+        R[0] * matrix[3] + R[1] * matrix[7] + R[2] * matrix[11] + c.translation[i];
+  }
+  for (int j = 0; j < 3; ++j) view.key_row[j] = static_cast<float>(view.linear[6 + j]);
+  view.key_row[3] = static_cast<float>(view.shift[2]);
+  view.radius_scale = view.opacity = 1.0f;
   view.near_z = static_cast<float>(c.near_z);
   view.far_z = static_cast<float>(c.far_z);
   view.min_radius = s.min_radius_px;
-  view.width = c.width;
-  view.height = c.height;
+  view.width = c.width * s.samples;
+  view.height = c.height * s.samples;
   view.orthographic = c.orthographic != 0;
   return view;
+}
+
+peel::Array array_of(const peel4d_array& a) {
+  return {a.data, a.point_stride, a.component_stride, a.type, a.table_size, a.table};
+}
+
+peel::Ramp ramp_of(const peel4d_array& a, int c) {
+  if (a.step == nullptr || a.low == nullptr || a.high == nullptr) return {0.0f, 0.0f, 0.0f};
+  return {static_cast<float>(a.step[c]), static_cast<float>(a.low[c]),
+          static_cast<float>(a.high[c])};
+}
+
+void prepare(const peel4d_camera& camera, const peel4d_settings& settings,
+             const peel4d_clip* clips, int32_t count, Clip* out) {
+  uint32_t first = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    const peel4d_clip& c = clips[i];
+    Clip clip = {};
+    clip.view = view_of(camera, settings, c.matrix);
+    for (int j = 0; j < 3; ++j) clip.view.eye[j] = c.eye[j];
+    clip.view.radius_scale = c.radius_scale;
+    clip.view.opacity = static_cast<float>(c.opacity);
+    clip.position = array_of(c.position);
+    clip.radius = array_of(c.radius);
+    clip.density = array_of(c.density);
+    clip.color = array_of(c.color);
+    if (c.position.type == PEEL4D_UINT16 && c.count > 0) {
+      for (int j = 0; j < 3; ++j) {
+        clip.position_ramp.step[j] = c.position.step[j];
+        clip.position_ramp.low[j] = c.position.low[j];
+        clip.position_ramp.high[j] = c.position.high[j];
+      }
+    }
+    clip.radius_ramp = ramp_of(c.radius, 0);
+    clip.density_ramp = ramp_of(c.density, 0);
+    const int components = c.sh_count == 0 ? 3 : 3 * c.sh_count;
+    for (int j = 0; j < components; ++j) clip.color_ramp[j] = ramp_of(c.color, j);
+    clip.count = c.count;
+    clip.first = first;
+    clip.sh_count = c.sh_count;
+    clip.id = c.id;
+    first += static_cast<uint32_t>(c.count);
+    std::memcpy(out + i, &clip, sizeof clip);  // the caller's memory may not be aligned
+  }
+}
+
+Mesh prepare(const peel4d_camera& camera, const peel4d_settings& settings, const peel4d_mesh& m) {
+  return {view_of(camera, settings, kIdentity), m.position, m.index, m.color, m.holdout, m.id,
+          m.count, m.color_per_triangle};
 }
 
 template <class Function>
@@ -104,12 +229,9 @@ int32_t guarded(Function&& function) noexcept {
   }
 }
 
-peel::Points points_of(const peel4d_points& p) {
-  return {p.count, p.sh_count, p.position, p.radius, p.density, p.color};
-}
-
-peel::Settings settings_of(const peel4d_settings& s) {
-  return {s.layers, peel::resolve_threads(s.threads), s.min_transmittance};
+peel::Settings settings_of(const peel4d_camera& c, const peel4d_settings& s) {
+  return {s.layers, peel::resolve_threads(s.threads), s.samples, s.min_transmittance,
+          c.width * s.samples, c.height * s.samples};
 }
 
 }  // namespace
@@ -119,8 +241,11 @@ extern "C" {
 int32_t peel4d_abi_version(void) { return PEEL4D_ABI_VERSION; }
 
 const char* peel4d_build_info(void) {
-#if defined(PEEL_WITH_AVX2)
+#if defined(PEEL_WITH_X86)
+  if (&kernels() == &peel::avx512::kernels) return PEEL4D_VERSION " avx512";
   if (&kernels() == &peel::avx2::kernels) return PEEL4D_VERSION " avx2";
+#elif defined(__ARM_NEON)
+  return PEEL4D_VERSION " neon";
 #endif
   return PEEL4D_VERSION " baseline";
 }
@@ -141,58 +266,79 @@ const char* peel4d_error_message(int32_t code) {
 }
 
 int32_t peel4d_forward(const peel4d_camera* camera, const peel4d_settings* settings,
-                       const peel4d_points* points, const peel4d_image* image) {
-  if (!valid(camera) || !valid(settings) || !valid(points) || image == nullptr ||
-      image->size != sizeof *image || image->rgba == nullptr) {
+                       const peel4d_clip* clips, int32_t clip_count, const peel4d_mesh* mesh,
+                       const peel4d_image* image, peel4d_frame** frame) {
+  if (frame != nullptr) *frame = nullptr;
+  if (!valid(camera) || !valid(settings) || !valid(clips, clip_count) || !valid(mesh) ||
+      image == nullptr || image->size != sizeof *image || image->rgba == nullptr ||
+      (image->layer_ids != nullptr && settings->samples != 1)) {
     return PEEL4D_INVALID_ARGUMENT;
   }
-  if (too_large(*camera, *points)) return PEEL4D_TOO_LARGE;
+  if (too_large(*camera, *settings, clips, clip_count, mesh)) return PEEL4D_TOO_LARGE;
+  if (!indices_fit(mesh)) return PEEL4D_INVALID_ARGUMENT;
   return guarded([&] {
-    const peel::Image out = {image->rgba, image->depth, image->surface, image->layer_ids};
-    peel::render_forward(kernels(), view_of(*camera, *settings), settings_of(*settings),
-                         points_of(*points), out);
+    std::vector<Clip> prepared(clip_count);
+    prepare(*camera, *settings, clips, clip_count, prepared.data());
+    const peel::Image out = {image->rgba,       image->depth,     image->surface,
+                             image->surface_id, image->layer_ids, settings->samples,
+                             false};
+    const Mesh triangles = mesh ? prepare(*camera, *settings, *mesh) : Mesh{};
+    std::unique_ptr<peel4d_frame> made(new peel4d_frame{
+        {kernels(), settings_of(*camera, *settings), prepared.data(), clip_count},
+        clip_count == 1 ? clips[0].count : -1});
+    made->frame.forward(prepared.data(), clip_count, mesh ? &triangles : nullptr, out);
+    if (frame != nullptr) *frame = made.release();
     return PEEL4D_OK;
   });
 }
 
 int32_t peel4d_backward(const peel4d_camera* camera, const peel4d_settings* settings,
-                        const peel4d_points* points, const float* d_rgba, const float* d_depth,
-                        const peel4d_gradients* gradients) {
-  if (!valid(camera) || !valid(settings) || !valid(points) || d_rgba == nullptr ||
-      gradients == nullptr || gradients->size != sizeof *gradients) {
+                        const peel4d_clip* clip, peel4d_frame* frame, const float* d_rgba,
+                        const float* d_depth, const peel4d_gradients* gradients) {
+  if (!valid(camera) || !valid(settings) || !valid(clip, 1) || settings->samples != 1 ||
+      d_rgba == nullptr || gradients == nullptr || gradients->size != sizeof *gradients ||
+      (frame != nullptr && frame->count != clip->count)) {
     return PEEL4D_INVALID_ARGUMENT;
   }
-  if (too_large(*camera, *points)) return PEEL4D_TOO_LARGE;
-  if (points->count == 0) return PEEL4D_OK;
+  if (too_large(*camera, *settings, clip, 1, nullptr)) return PEEL4D_TOO_LARGE;
+  if (clip->count == 0) return PEEL4D_OK;
   if (!gradients->position || !gradients->radius || !gradients->density || !gradients->color) {
     return PEEL4D_INVALID_ARGUMENT;
   }
   return guarded([&] {
+    Clip prepared;
+    prepare(*camera, *settings, clip, 1, &prepared);
     const peel::Gradients out = {gradients->position, gradients->radius, gradients->density,
                                  gradients->color};
-    peel::render_backward(kernels(), view_of(*camera, *settings), settings_of(*settings),
-                          points_of(*points), d_rgba, d_depth, out);
+    std::unique_ptr<peel::Frame> made;
+    if (frame == nullptr) {
+      made = std::make_unique<peel::Frame>(kernels(), settings_of(*camera, *settings), &prepared, 1);
+    }
+    (made ? *made : frame->frame).backward(prepared, d_rgba, d_depth, out);
     return PEEL4D_OK;
   });
 }
 
-int32_t peel4d_sh_forward(int64_t count, int32_t sh_count, const float* position, const float* sh,
-                          const double eye[3], int32_t orthographic, int32_t threads, float* rgb) {
-  if (count < 0 || !valid_sh_count(sh_count) || eye == nullptr) return PEEL4D_INVALID_ARGUMENT;
-  if (count == 0) return PEEL4D_OK;
-  if (position == nullptr || sh == nullptr || rgb == nullptr) return PEEL4D_INVALID_ARGUMENT;
-  if (count > kMostPoints) return PEEL4D_TOO_LARGE;
-  return guarded([&] {
-    constexpr int64_t kChunk = 8192;
-    peel::parallel_for(peel::resolve_threads(threads), (count + kChunk - 1) / kChunk,
-                       [&](int64_t chunk, int) {
-                         const int64_t begin = chunk * kChunk;
-                         const int64_t end = begin + kChunk < count ? begin + kChunk : count;
-                         kernels().sh_colors(eye, orthographic, sh_count, begin, end, position, sh,
-                                             rgb);
-                       });
-    return PEEL4D_OK;
-  });
+void peel4d_frame_free(peel4d_frame* frame) { delete frame; }
+
+int64_t peel4d_clip_bytes(void) { return sizeof(Clip); }
+
+int64_t peel4d_mesh_bytes(void) { return sizeof(Mesh); }
+
+int32_t peel4d_prepare(const peel4d_camera* camera, const peel4d_settings* settings,
+                       const peel4d_clip* clips, int32_t clip_count, const peel4d_mesh* mesh,
+                       void* out_clips, void* out_mesh) {
+  if (!valid(camera) || !valid(settings) || !valid(clips, clip_count) || !valid(mesh) ||
+      (clip_count > 0 && out_clips == nullptr) || (mesh != nullptr && out_mesh == nullptr)) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  if (too_large(*camera, *settings, clips, clip_count, mesh)) return PEEL4D_TOO_LARGE;
+  prepare(*camera, *settings, clips, clip_count, static_cast<Clip*>(out_clips));
+  if (mesh != nullptr) {
+    const Mesh prepared = prepare(*camera, *settings, *mesh);
+    std::memcpy(out_mesh, &prepared, sizeof prepared);
+  }
+  return PEEL4D_OK;
 }
 
 }  // extern "C"

@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or the meaning of an argument changes. */
-#define PEEL4D_ABI_VERSION 1
+#define PEEL4D_ABI_VERSION 2
 
 #define PEEL4D_OK 0
 #define PEEL4D_INVALID_ARGUMENT 1 /* null pointer, wrong struct size, sizes or settings out of range */
@@ -37,7 +37,7 @@ extern "C" {
  * Pixel (column i, row j) is sampled at (i + 0.5, j + 0.5). */
 typedef struct peel4d_camera {
   uint32_t size;
-  int32_t width, height; /* pixels, each 1 .. 32767, together at most 2^28 */
+  int32_t width, height; /* pixels; times samples each 1 .. 32767, together at most 2^28 */
   int32_t orthographic;  /* fx, fy are then pixels per world unit and z does not divide */
   double fx, fy, skew, cx, cy;
   double rotation[9], translation[3];
@@ -47,61 +47,119 @@ typedef struct peel4d_camera {
 typedef struct peel4d_settings {
   uint32_t size;
   int32_t layers;          /* K, 1 .. 64 */
+  int32_t samples;         /* 1, 2 or 4: so many per pixel along each axis, averaged */
   int32_t threads;         /* 0: $PEEL4D_THREADS, else all cores this process may use */
-  float min_radius_px;     /* > 0; smaller points are drawn this large and fainter */
-  float min_transmittance; /* a pixel is finished when less light than this passes, 0 .. 1 */
+  float min_radius_px;     /* > 0; points smaller than so many samples are drawn larger and fainter */
+  float min_transmittance; /* a sample is finished when less light than this passes, 0 .. 1 */
 } peel4d_settings;
 
-typedef struct peel4d_points {
-  uint32_t size;
-  int32_t sh_count; /* 1, 4, 9, 16: color is sh (count, sh_count, 3); 0: rgb (count, 3) */
-  int64_t count;
-  const float *position; /* (count, 3) world */
-  const float *radius;   /* (count) world units; <= 0 or non-finite: not drawn */
-  const float *density;  /* (count) opacity at the centre, clipped to 1; <= 0: not drawn */
-  const float *color;
-} peel4d_points;
+#define PEEL4D_FLOAT32 0
+#define PEEL4D_FLOAT16 1 /* not for positions */
+#define PEEL4D_UINT8 2   /* codes, see peel4d_array; not for positions */
+#define PEEL4D_UINT16 3
 
-/* All but rgba may be null. Row 0 is the top. */
+/* One attribute: element (point i, component c) lies at i point_stride + c component_stride elements
+ * behind data. Codes mean table[min(code, table_size - 1)] where there is a table, else
+ * min(code step[c] + low[c], high[c]), positions in double and then rounded to float32, all else in
+ * float32. step, low, high: one number per component, null for floats and tables. */
+typedef struct peel4d_array {
+  uint32_t size;
+  int32_t type;
+  const void *data;
+  int64_t point_stride, component_stride;
+  const double *step, *low, *high;
+  const float *table;
+  int32_t table_size; /* 0: no table; not for positions and colours */
+  int32_t reserved;   /* 0 */
+} peel4d_array;
+
+/* The points of one frame of a clip, placed in the world. */
+typedef struct peel4d_clip {
+  uint32_t size;
+  int32_t sh_count; /* 1, 4, 9, 16: color is sh, component 3 basis + channel; 0: color is rgb */
+  int32_t id;       /* what peel4d_image.surface_id shows */
+  int32_t reserved; /* 0 */
+  int64_t count;
+  peel4d_array position; /* clip units; a point with anything that is not finite is not drawn */
+  peel4d_array radius;   /* clip units; <= 0: not drawn */
+  peel4d_array density;  /* opacity at the centre, clipped to 1; <= 0: not drawn */
+  peel4d_array color;
+  double matrix[12];     /* clip -> world, 3 rows of 4 */
+  double radius_scale;   /* clip units -> world units, > 0 */
+  double opacity;        /* multiplies the density, 0 .. 1 */
+  double eye[3];         /* camera centre in the clip; orthographic: its unit viewing direction */
+} peel4d_clip;
+
+/* Opaque triangles in the world, seen from both sides. */
+typedef struct peel4d_mesh {
+  uint32_t size;
+  int32_t color_per_triangle; /* color is (count, 3), else (vertex_count, 3) */
+  int64_t vertex_count, count;
+  const float *position;   /* (vertex_count, 3) */
+  const int32_t *index;    /* (count, 3), each in 0 .. vertex_count - 1 */
+  const float *color;      /* clipped to [0, 1] */
+  const uint8_t *holdout;  /* (count): 1 hides what is behind it and shows nothing itself */
+  const int32_t *id;       /* (count): what peel4d_image.surface_id shows */
+} peel4d_mesh;
+
+/* All but rgba may be null. Row 0 is the top. With several samples per pixel rgba and depth are
+ * their mean, surface and surface_id belong to the nearest of the samples that have a surface, if at
+ * least half of them have one. */
 typedef struct peel4d_image {
   uint32_t size;
   float *rgba;    /* (height, width, 4) premultiplied */
   float *depth;   /* (height, width) sum_k T_k alpha_k z_k */
   float *surface; /* (height, width) z of the layer where alpha reaches 0.5, else +inf */
-  int32_t *layer_ids; /* (height, width, layers) indices of the layers, front first, then -1 */
+  int32_t *surface_id; /* (height, width) id of the clip or triangle of the surface, else -1 */
+  int32_t *layer_ids;  /* (height, width, layers) points of the layers, front first, then -1; counted
+                          through all clips; needs samples = 1 */
 } peel4d_image;
 
-/* Same shapes as the points; every element is written. */
+/* Contiguous, shaped like the points (color: (count, max(sh_count, 1), 3)); all is written. */
 typedef struct peel4d_gradients {
   uint32_t size;
   float *position, *radius, *density, *color;
 } peel4d_gradients;
 
+/* What a forward pass found out and the backward pass of the same picture can use again. */
+typedef struct peel4d_frame peel4d_frame;
+
 PEEL4D_API int32_t peel4d_abi_version(void);
 
-/* "0.1.0 avx2" or "0.1.0 baseline": version of the core and the instruction set in use, the best
- * that the processor has unless $PEEL4D_ISA is "baseline". Both give the same bits. */
+/* "0.1.0 avx2": version of the core and the instruction set in use, the best that the processor and
+ * the build have unless $PEEL4D_ISA names a lesser one (baseline, avx2). All give the same bits. */
 PEEL4D_API const char *peel4d_build_info(void);
 
 /* English, one clause, never null. */
 PEEL4D_API const char *peel4d_error_message(int32_t code);
 
-/* Bit-identical for every number of threads. */
+/* Peels all clips together in one depth order, with the mesh (may be null) in it. Bit-identical for
+ * every number of threads. frame: null, or receives a frame for peel4d_backward, to be freed; it
+ * keeps no pointer to the arguments. */
 PEEL4D_API int32_t peel4d_forward(const peel4d_camera *camera, const peel4d_settings *settings,
-                                  const peel4d_points *points, const peel4d_image *image);
+                                  const peel4d_clip *clips, int32_t clip_count,
+                                  const peel4d_mesh *mesh, const peel4d_image *image,
+                                  peel4d_frame **frame);
 
-/* Gradients of a scalar L given dL/drgba (height, width, 4) and dL/ddepth (height, width) or null.
- * Recomputes the forward pass; bit-identical for every number of threads. */
+/* Gradients of a scalar L given dL/drgba (height, width, 4) and dL/ddepth (height, width) or null, of
+ * a picture of one clip with samples = 1 and no mesh. frame: of the forward pass with the very same
+ * arguments, or null, which computes it again; the result is the same. Bit-identical for every
+ * number of threads. */
 PEEL4D_API int32_t peel4d_backward(const peel4d_camera *camera, const peel4d_settings *settings,
-                                   const peel4d_points *points, const float *d_rgba,
-                                   const float *d_depth, const peel4d_gradients *gradients);
+                                   const peel4d_clip *clip, peel4d_frame *frame,
+                                   const float *d_rgba, const float *d_depth,
+                                   const peel4d_gradients *gradients);
 
-/* Spherical harmonics -> rgb (count, 3) in [0, 1] as seen from `eye` (orthographic: `eye` is the
- * unit viewing direction), for instances whose appearance lives in a space of its own. A colour
- * that is not finite comes back as NaN, and forward then drops the point. */
-PEEL4D_API int32_t peel4d_sh_forward(int64_t count, int32_t sh_count, const float *position,
-                                     const float *sh, const double eye[3], int32_t orthographic,
-                                     int32_t threads, float *rgb);
+PEEL4D_API void peel4d_frame_free(peel4d_frame *frame); /* null is allowed */
+
+/* For the drivers of other devices: writes the arguments in the form that the kernels take, an array
+ * of peel::Clip (points.h) and one peel::Mesh (triangle.h), the pointers in them unread and unchanged.
+ * Sizes in bytes of one element: peel4d_clip_bytes(), peel4d_mesh_bytes(). */
+PEEL4D_API int64_t peel4d_clip_bytes(void);
+PEEL4D_API int64_t peel4d_mesh_bytes(void);
+PEEL4D_API int32_t peel4d_prepare(const peel4d_camera *camera, const peel4d_settings *settings,
+                                  const peel4d_clip *clips, int32_t clip_count,
+                                  const peel4d_mesh *mesh, void *out_clips, void *out_mesh);
 
 #ifdef __cplusplus
 }

@@ -43,7 +43,12 @@ class Rendered:
     rgba: (H, W, 4) float32, premultiplied, in the clip's display-referred sRGB.
     depth: (H, W) float32, camera-space z of the first surface at which the accumulated alpha
         reaches 0.5, +inf where it never does.
+    ids: (H, W) int32, id of the clip or mesh of that surface, -1 where there is none; None unless
+        asked for.
+    backend: what drew it, as "cpu" or "cuda".
     """
 
     rgba: np.ndarray
     depth: np.ndarray
+    ids: np.ndarray | None = None
+    backend: str = ""

@@ -13,16 +13,19 @@ class _Peel(torch.autograd.Function):
     @staticmethod
     def forward(context, position, radius, density, color, camera, settings):
         arrays = [t.detach().cpu().float().numpy() for t in (position, radius, density, color)]
-        out = core.forward(*arrays, camera, settings, want=("depth",))
+        if any(context.needs_input_grad):
+            out, frame = core.forward_with_frame(*arrays, camera, settings)
+        else:
+            out, frame = core.forward(*arrays, camera, settings, want=("depth",)), None
         context.save_for_backward(position, radius, density, color)
-        context.arrays = (camera, settings)
+        context.arrays = (camera, settings, frame)
         context.set_materialize_grads(False)
         return torch.from_numpy(out["rgba"]), torch.from_numpy(out["depth"])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context, d_rgba, d_depth):
-        camera, settings = context.arrays
+        camera, settings, frame = context.arrays
         inputs = context.saved_tensors
         arrays = [t.detach().cpu().float().numpy() for t in inputs]
         if d_rgba is None:
@@ -33,6 +36,7 @@ class _Peel(torch.autograd.Function):
             settings,
             d_rgba.numpy(),
             None if d_depth is None else d_depth.numpy(),
+            frame=frame,
         )
         results = [
             torch.from_numpy(gradient).to(tensor) if needed else None

@@ -9,29 +9,35 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__CUDACC__)
-#define PEEL_HD __host__ __device__ inline
+#define PEEL_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define PEEL_HD static inline __attribute__((always_inline))
 #else
-// Internal linkage on purpose: the CPU core compiles its hot files once per instruction set, and
-// the linker must never pick the AVX2 copy of a function for a machine without AVX2.
 #define PEEL_HD static inline
 #endif
+// Internal linkage on purpose: the CPU core compiles its hot files once per instruction set, and
+// the linker must never pick the AVX2 copy of a function for a machine without AVX2.
 
 namespace peel {
 
 constexpr int kMaxLayers = 64;
 constexpr int kMaxShCount = 16;
 
-// A distortion-free pinhole or orthographic camera; OpenCV axes (x right, y down, z forward).
-// Pixel (i, j) is sampled at (i + 0.5, j + 0.5); (0, 0) is the image's top-left corner.
+// One clip seen by one camera. The camera is a distortion-free pinhole or orthographic; OpenCV axes
+// (x right, y down, z forward). Pixel (i, j) is sampled at (i + 0.5, j + 0.5); (0, 0) is the image's
+// top-left corner. With S x S samples per pixel, everything here counts samples, not pixels.
 struct View {
-  double fx, fy, skew, cx, cy;  // pixels (orthographic: pixels per world unit)
-  double rotation[9], translation[3];  // x_camera = R x_world + t, row major
-  double eye[3];  // camera centre in the world; orthographic: the unit viewing direction
-  float key_row[4];  // (R20, R21, R22, t2) rounded to float32, see depth_key
+  double fx, fy, skew, cx, cy;    // pixels (orthographic: pixels per world unit)
+  double linear[9], shift[3];     // x_camera = linear x_clip + shift, row major
+  double eye[3];                  // camera centre in the clip; orthographic: unit viewing direction
+  double radius_scale;            // clip units -> world units
+  float key_row[4];               // (linear20, linear21, linear22, shift2) in float32, see depth_key
   float near_z, far_z;
-  float min_radius;  // pixels, see footprint.h
+  float min_radius;               // pixels, see footprint.h
+  float opacity;                  // multiplies the density, 0 .. 1
   int width, height;
   int orthographic;
 };
@@ -39,5 +45,17 @@ struct View {
 // True for everything but NaN and the infinities, on the host and the device alike.
 PEEL_HD bool is_finite(double value) { return value - value == 0.0; }
 PEEL_HD bool is_finite(float value) { return value - value == 0.0f; }
+
+PEEL_HD uint32_t bits_of(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+PEEL_HD float float_of(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 }  // namespace peel

@@ -10,26 +10,36 @@
 
 namespace peel {
 
+// F is a float, or a vector of floats with the arithmetic operators.
+
 // alpha of a layer; q is the squared distance from the centre in units of the semi-axes. The
 // caller keeps the layer only where q < 1.
-PEEL_HD float falloff(float weight, float q) { return weight * (1.0f - q); }
+template <class F>
+PEEL_HD F falloff(F weight, F q) {
+  return weight * (1.0f - q);
+}
 
-// A pixel takes another layer while it has fewer than K and still lets light through.
+// A sample takes another layer while it has fewer than K and still lets light through.
 PEEL_HD bool takes_layer(float q, int count, int layers, float transmittance, float least) {
   return (q < 1.0f) & (count < layers) & (transmittance >= least);
 }
 
-PEEL_HD float transmit(float transmittance, float alpha) { return transmittance * (1.0f - alpha); }
+template <class F>
+PEEL_HD F transmit(F transmittance, F alpha) {
+  return transmittance * (1.0f - alpha);
+}
 
 // Derivatives run back to front with the division-free suffix
 //   S_k = alpha_k v_k + (1 - alpha_k) S_{k+1},   dL/dalpha_k = T_k (v_k - S_{k+1}),
 // where v_k = <dL/dpixel, (r, g, b, 1, z)_k> folds the channels into one number per layer. Unlike
 // recovering T by division it stays exact when a layer is opaque.
-PEEL_HD float alpha_derivative(float transmittance, float value, float suffix) {
+template <class F>
+PEEL_HD F alpha_derivative(F transmittance, F value, F suffix) {
   return transmittance * (value - suffix);
 }
 
-PEEL_HD float extend_suffix(float alpha, float value, float suffix) {
+template <class F>
+PEEL_HD F extend_suffix(F alpha, F value, F suffix) {
   return alpha * value + (1.0f - alpha) * suffix;
 }
 

@@ -15,18 +15,51 @@ struct Footprint {
   double compensation;          // multiplies the density, in (0, 1]
 };
 
-PEEL_HD Footprint footprint(const View& view, double radius, double z) {
-  const double divisor = view.orthographic ? 1.0 : z;
+// radius: clip units; inverse_z as in Projection.
+PEEL_HD Footprint footprint(const View& view, double radius, double inverse_z) {
   const double least = view.min_radius;
+  const double size = radius * view.radius_scale * inverse_z;
   Footprint f;
-  f.a = fabs(view.fx) * radius / divisor;
-  f.b = fabs(view.fy) * radius / divisor;
+  f.a = fabs(view.fx) * size;
+  f.b = fabs(view.fy) * size;
   const double a = f.a > least ? f.a : least;
   const double b = f.b > least ? f.b : least;
   f.inverse_a = 1.0 / a;
   f.inverse_b = 1.0 / b;
-  f.compensation = (f.a / a) * (f.b / b);
+  f.compensation = (f.a * f.inverse_a) * (f.b * f.inverse_b);
+  f.compensation = f.compensation < 1.0 ? f.compensation : 1.0;  // a * (1 / a) may exceed 1
   return f;
+}
+
+// The pixels whose centres a footprint can cover, inclusive.
+struct Box {
+  int16_t x0, x1, y0, y1;
+};
+
+// Of a value >= 0 that fits, without a call into libm.
+PEEL_HD int round_up(double value) {
+  const int below = (int)value;
+  return below + (value > below);
+}
+
+PEEL_HD double clamp(double value, double low, double high) {
+  return value < low ? low : (value > high ? high : value);
+}
+
+// False: no pixel of the image. The margin keeps rims that were rounded to float32 inside.
+PEEL_HD bool box_of(const View& view, double u, double v, const Footprint& f, Box* box) {
+  const double least = view.min_radius;
+  const double reach_x = (f.a > least ? f.a : least) * (1.0 + 1e-6) + 1e-3;
+  const double reach_y = (f.b > least ? f.b : least) * (1.0 + 1e-6) + 1e-3;
+  const double x0 = u - 0.5 - reach_x, x1 = u - 0.5 + reach_x;
+  const double y0 = v - 0.5 - reach_y, y1 = v - 0.5 + reach_y;
+  const double last_x = view.width - 1.0, last_y = view.height - 1.0;
+  box->x0 = (int16_t)round_up(clamp(x0, 0.0, last_x));
+  box->x1 = (int16_t)(int)clamp(x1, 0.0, last_x);
+  box->y0 = (int16_t)round_up(clamp(y0, 0.0, last_y));
+  box->y1 = (int16_t)(int)clamp(y1, 0.0, last_y);
+  return (x1 >= 0.0) & (y1 >= 0.0) & (x0 <= last_x) & (y0 <= last_y) & (box->x0 <= box->x1) &
+         (box->y0 <= box->y1);
 }
 
 // Adds dL/dradius and dL/dz given the derivatives by the drawn footprint.
