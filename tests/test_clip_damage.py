@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peel4d.engine.clip import compression
-from peel4d.engine.clip.chunk import decode_chunk, encode_chunk
+from peel4d.engine.clip.chunk import encode_chunk
 from peel4d.engine.clip.clip import ClipCamera
+from peel4d.engine.clip.decode import decode_chunk
 from peel4d.engine.clip.quantize import Precision
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.clip.writer import write_clip

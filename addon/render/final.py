@@ -73,9 +73,9 @@ def draw(engine: bpy.types.RenderEngine, picture: FinalPicture) -> None:
         if engine.test_break():
             return
         engine.update_stats("Peel4D", f"reading clip {index + 1}/{len(picture.clips.instances)}")
-        splats = item.reader.frame(item.frame)
-        points += len(splats)
-        instances.append(Instance(splats, item.matrix, item.opacity))
+        for part in item.reader.packed(item.frame):
+            points += len(part)
+            instances.append(Instance(part, item.matrix, item.opacity, index))
     if engine.test_break():
         return
     engine.update_progress(0.3)

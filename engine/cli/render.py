@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import OutputError, PeelError
+from ..render.backend import BACKENDS, Instance, render_scene
 from .arguments import parse_size, positive_float, positive_int
 from .console import progress_reporter
 
@@ -36,6 +37,23 @@ def add_parser(commands) -> None:
         metavar="R,G,B",
         help="0..1; default: transparent PNG, black movie",
     )
+    parser.add_argument(
+        "--crop",
+        type=int,
+        nargs=4,
+        metavar=("X", "Y", "WIDTH", "HEIGHT"),
+        help="only this window of the picture, pixels from the top left",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        choices=(1, 2, 4),
+        default=1,
+        help="per pixel along each axis; smooths the rims of the points (default 1)",
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="default: CUDA where there is a GPU"
+    )
     parser.set_defaults(run=run)
 
 
@@ -51,7 +69,6 @@ def _parse_color(text: str) -> np.ndarray:
 
 def run(options: argparse.Namespace) -> int:
     from ..clip.reader import ClipReader
-    from ..render.backend import Instance, render_scene
     from ..render.files import save_png, save_video, straight_alpha
 
     suffix = options.output.suffix.lower()
@@ -70,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         cameras = _cameras(
             options, clips[0], count, orbit=options.orbit or (movie and not options.view)
         )
+        if options.crop:
+            cameras = [_cropped(camera, options.crop) for camera in cameras]
         if movie and min(cameras[0].width, cameras[0].height) < 2:
             raise OutputError(
                 "a movie is at least 2x2 pixels", where=options.output, hint="Use a larger --size"
@@ -77,15 +96,28 @@ def run(options: argparse.Namespace) -> int:
         frames = _frame_indices(options, info, count, movie)
 
         def pictures() -> Iterator[np.ndarray]:
+            picture = None  # one image serves all frames
             with progress_reporter(json_lines=False) as progress:
                 from ..progress import Progress
 
                 for step, (index, camera) in enumerate(zip(frames, cameras, strict=True)):
                     instances = [
-                        Instance(clip.frame(index % clip.info.frame_count), np.eye(4))
-                        for clip in clips
+                        Instance(part, np.eye(4), id=number)
+                        for number, clip in enumerate(clips)
+                        for part in clip.packed(index % clip.info.frame_count)
                     ]
-                    rgba = render_scene(instances, camera, info.settings).rgba
+                    if step + 1 < len(frames):  # decoded while this one is drawn
+                        for clip in clips:
+                            clip.prefetch(frames[step + 1] % clip.info.frame_count)
+                    picture = render_scene(
+                        instances,
+                        camera,
+                        info.settings,
+                        samples=options.samples,
+                        backend=options.backend,
+                        out=picture,
+                    )
+                    rgba = picture.rgba
                     if options.background is not None:
                         rgb = rgba[..., :3] + (1 - rgba[..., 3:]) * options.background
                         yield rgb
@@ -132,6 +164,16 @@ def _cameras(options: argparse.Namespace, clip, count: int, *, orbit: bool) -> l
     if options.size:
         camera = camera.scaled(*options.size)
     return [camera] * count
+
+
+def _cropped(camera, window: list[int]):
+    x, y, width, height = window
+    if not (0 <= x < x + width <= camera.width and 0 <= y < y + height <= camera.height):
+        raise PeelError(
+            f"the window {x}, {y}, {width} x {height} is not inside the picture",
+            hint=f"The picture has {camera.width} x {camera.height} pixels",
+        )
+    return camera.crop(x, y, width, height)
 
 
 def _frame_indices(options: argparse.Namespace, info, count: int, movie: bool) -> list[int]:

@@ -1,4 +1,4 @@
-"""One chunk: the points of one frame, decodable without any other part of the clip.
+"""One chunk: the points of one frame, decodable without any other part of the clip (decode.py).
 
     "P4DB" | header length, u32 little endian | header, JSON | byte planes, compressed, in order
 
@@ -15,18 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ClipError
-from ..render.splats import SH_COUNTS, Splats
+from ..render.splats import Splats
 from . import planes
-from .clip import DAMAGED_HINT, MAX_DECODED_BYTES, MAX_MAGNITUDE, MAX_POINTS
-from .compression import Compressor, Decompressor
-from .fields import Fields, parse_object
+from .clip import MAX_DECODED_BYTES, MAX_MAGNITUDE, MAX_POINTS
+from .compression import Compressor
 from .quantize import (
-    MAX_LEVELS,
     MAX_LOG_LEVELS,
     Precision,
-    dequantize_linear,
-    dequantize_log,
-    dequantize_position,
     level_count,
     position_grid,
     quantize_linear,
@@ -36,8 +31,8 @@ from .quantize import (
 from .schema import point_nbytes
 
 MAGIC = b"P4DB"
-_PREFIX = struct.Struct("<4sI")
-_MAX_HEADER_BYTES = 1 << 20
+PREFIX = struct.Struct("<4sI")
+MAX_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,50 +104,6 @@ def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
             "sh": _range(sh),
         },
     )
-
-
-def decode_chunk(data: bytes, points: int, sh_degree: int, where: str) -> Splats:
-    """The Splats in a chunk, which must hold `points` points.
-
-    Bands up to `sh_degree` that the chunk does not have are zero. Blocks of attributes that this
-    program does not know are skipped. Raises ClipError for anything that is not as specified.
-    """
-    header, payload = _unpack(data, where)
-    if header.integer("points", 0, MAX_POINTS) != points:
-        raise header.fail("points", f"the {points} that clip.json announces")
-    blocks = header.mappings("blocks")
-    if points == 0:
-        return Splats.empty(sh_degree)
-    decompressor = Decompressor(header.text("compression"), where)
-    components = 3 * SH_COUNTS[sh_degree]
-    sh = np.zeros((points, components), dtype=np.float32)
-    position = radius = density = None
-    offset, seen = 0, set()
-    for block in blocks:
-        nbytes = block.integer("bytes", 0, len(payload) - offset)
-        body = payload[offset : offset + nbytes]
-        offset += nbytes
-        name = block.text("name")
-        if (name, block.values.get("first")) in seen:
-            raise block.fail("name", "a block of its own")
-        seen.add((name, block.values.get("first")))
-        if name == "position":
-            position = _decode_position(block, body, points, decompressor)
-        elif name == "radius":
-            radius = _decode_codes(block, body, points, 1, decompressor)[0]
-        elif name == "density":
-            density = _decode_codes(block, body, points, 1, decompressor)[0]
-        elif name == "sh":
-            count = block.integer("components", 1, components)
-            first = block.integer("first", 0, components - count)
-            values = _decode_codes(block, body, points, count, decompressor)
-            sh[:, first : first + count] = values.T
-    if offset != len(payload):
-        raise ClipError("bytes are left over", where=where, hint=DAMAGED_HINT)
-    for name, array in (("position", position), ("radius", radius), ("density", density)):
-        if array is None:
-            raise ClipError(f"has no block '{name}'", where=where, hint=DAMAGED_HINT)
-    return Splats(position, radius, density, sh.reshape(points, -1, 3))
 
 
 class _BlockWriter:
@@ -266,66 +217,4 @@ def _pack(
 ) -> bytes:
     header = {"points": points, "compression": compression, "blocks": blocks}
     text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode("ascii")
-    return b"".join([_PREFIX.pack(MAGIC, len(text)), text, *payload])
-
-
-def _unpack(data: bytes, where: str) -> tuple[Fields, memoryview]:
-    if len(data) < _PREFIX.size or data[:4] != MAGIC:
-        raise ClipError("not a chunk of a baked clip", where=where, hint=DAMAGED_HINT)
-    length = _PREFIX.unpack_from(data)[1]
-    end = _PREFIX.size + length
-    if length > _MAX_HEADER_BYTES or end > len(data):
-        raise ClipError("its header does not fit", where=where, hint=DAMAGED_HINT)
-    return parse_object(data[_PREFIX.size : end], where), memoryview(data)[end:]
-
-
-def _decode_planes(
-    block: Fields, body: memoryview, count: int, points: int, decompressor: Decompressor
-) -> list[bytes]:
-    """The `count` planes of a block, each of one byte per point."""
-    sizes = block.integers("planes", count, 0, len(body))
-    if sum(sizes) != len(body):
-        raise block.fail("planes", "as long as the block")
-    result, offset = [], 0
-    for size in sizes:
-        result.append(decompressor.decompress(body[offset : offset + size], points))
-        offset += size
-    return result
-
-
-def _decode_position(
-    block: Fields, body: memoryview, points: int, decompressor: Decompressor
-) -> np.ndarray:
-    if block.text("scale") != "morton":
-        raise block.fail("scale", "morton")
-    sizes = block.values.get("planes")
-    count = len(sizes) if isinstance(sizes, list) else 0
-    if not 1 <= count <= 8:
-        raise block.fail("planes", "a list of 1 to 8 sizes")
-    low, high = block.array("low", (3,)), block.array("high", (3,))
-    step = block.number("step", 0)
-    codes = planes.join_sorted(_decode_planes(block, body, count, points, decompressor), points)
-    return dequantize_position(codes, low, high, step)
-
-
-def _decode_codes(
-    block: Fields, body: memoryview, points: int, components: int, decompressor: Decompressor
-) -> np.ndarray:
-    """A linear or logarithmic block -> values (C, N) float32."""
-    low, high = block.number("low"), block.number("high")
-    scale = block.text("scale")
-    levels = block.integer("levels", 0, MAX_LOG_LEVELS if scale == "log" else MAX_LEVELS)
-    if scale not in ("linear", "log") or not low <= high or (scale == "log" and low <= 0):
-        raise block.fail("scale", "linear, or log with 0 < low <= high")
-    if levels == 0:
-        if len(body):
-            raise block.fail("levels", "above 0 although the block has planes")
-        return np.full((components, points), low, dtype=np.float32)
-    delta, color = block.flag("delta"), block.flag("color")
-    if color and components % 3:
-        raise block.fail("color", "for a multiple of three components")
-    nbytes = planes.word_bytes(levels)
-    raw = _decode_planes(block, body, components * nbytes, points, decompressor)
-    codes = planes.join(raw, points, nbytes, delta=delta, color=color)
-    dequantize = dequantize_log if scale == "log" else dequantize_linear
-    return dequantize(codes, low, high, levels)
+    return b"".join([PREFIX.pack(MAGIC, len(text)), text, *payload])

@@ -1,4 +1,4 @@
-"""Quantisation of point attributes, and the Morton curve that orders the points.
+"""Quantisation of point attributes.
 
 Every quantiser works from the true lowest and highest value of the block: nothing is clipped.
 `levels` is the highest code; code 0 decodes to `low`, code `levels` to `high`.
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: 3 x 21 bits fill a 63-bit Morton code.
-MAX_POSITION_LEVELS = (1 << 21) - 1
+from . import morton
+
+MAX_POSITION_LEVELS = (1 << morton.AXIS_BITS) - 1
 #: A float32 tells 2^24 steps of a range apart; finer codes would store its rounding.
 MAX_LEVELS = 1 << 24
 #: Decoded through a table of this size; a ratio of 1e38 at 0.5 % takes 17,500 levels.
@@ -75,12 +76,12 @@ def quantize_log(values: np.ndarray, low: float, high: float, levels: int) -> np
     return quantize_linear(np.log(values.astype(np.float64)), math.log(low), math.log(high), levels)
 
 
-def dequantize_log(codes: np.ndarray, low: float, high: float, levels: int) -> np.ndarray:
-    """Codes -> float32 in [low, high]; through a table, as there are few levels and many points."""
+def log_table(low: float, high: float, levels: int) -> np.ndarray:
+    """The float32 values in [low, high] of the codes 0..levels of `quantize_log`; later codes of a
+    damaged file mean the last one."""
     step = (math.log(high) - math.log(low)) / max(levels, 1)
     table = np.exp(math.log(low) + step * np.arange(levels + 1)).astype(np.float32)
-    table = np.clip(table, np.float32(low), np.float32(high))
-    return np.take(table, codes, mode="clip")
+    return np.clip(table, np.float32(low), np.float32(high))
 
 
 def position_grid(
@@ -102,55 +103,17 @@ def quantize_position(position: np.ndarray, low: np.ndarray, step: float) -> np.
     scale = 1 / step if step > 0 else 0.0
     cells = np.rint((position.astype(np.float64) - low) * scale)
     cells = np.minimum(cells, MAX_POSITION_LEVELS).astype(np.uint64)
-    codes = _spread(cells[:, 0])
-    codes |= _spread(cells[:, 1]) << np.uint64(1)
-    codes |= _spread(cells[:, 2]) << np.uint64(2)
-    return codes
+    return morton.interleave(cells)
 
 
 def dequantize_position(
-    codes: np.ndarray, low: np.ndarray, high: np.ndarray, step: float
+    cells: np.ndarray, low: np.ndarray, high: np.ndarray, step: float
 ) -> np.ndarray:
-    """Morton codes (N,) uint64 -> positions (N, 3) float32: min(low + cell * step, high)."""
-    # Twelve bits of the code give four bits per axis; one table look-up moves all twelve.
-    packed = np.take(_MORTON_TABLE, (codes & np.uint64(0xFFF)).view(np.int64))
-    chunks = -(-int(codes.max(initial=0)).bit_length() // 12)
-    for shift in range(1, chunks):
-        chunk = ((codes >> np.uint64(12 * shift)) & np.uint64(0xFFF)).view(np.int64)
-        packed |= np.take(_MORTON_TABLE, chunk) << np.uint64(4 * shift)
-    position = np.empty((len(codes), 3), dtype=np.float32)
+    """Cell numbers (3, N) -> positions (N, 3) float32: min(low + cell * step, high)."""
+    position = np.empty((cells.shape[1], 3), dtype=np.float32)
     for axis in range(3):
-        cells = (packed >> np.uint64(21 * axis)) & np.uint64(MAX_POSITION_LEVELS)
-        values = cells.astype(np.float64)
+        values = cells[axis].astype(np.float64)
         values *= step
         values += low[axis]
         position[:, axis] = np.minimum(values, high[axis], out=values)
     return position
-
-
-def _spread(cells: np.ndarray) -> np.ndarray:
-    """Moves bit i of a 21-bit number to bit 3 i."""
-    cells = cells & np.uint64(0x1FFFFF)
-    for shift, mask in (
-        (32, 0x1F00000000FFFF),
-        (16, 0x1F0000FF0000FF),
-        (8, 0x100F00F00F00F00F),
-        (4, 0x10C30C30C30C30C3),
-        (2, 0x1249249249249249),
-    ):
-        cells = (cells | (cells << np.uint64(shift))) & np.uint64(mask)
-    return cells
-
-
-def _morton_table() -> np.ndarray:
-    """(4096,) uint64: 12 interleaved bits -> x | y << 21 | z << 42, four bits each."""
-    codes = np.arange(4096, dtype=np.uint64)
-    table = np.zeros(4096, dtype=np.uint64)
-    for bit in range(4):
-        for axis in range(3):
-            source = np.uint64(3 * bit + axis)
-            table |= ((codes >> source) & np.uint64(1)) << np.uint64(21 * axis + bit)
-    return table
-
-
-_MORTON_TABLE = _morton_table()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import operator
+import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import ClipError
-from ..render.splats import Splats
+from ..render.splats import PackedSplats, Splats
 from .archive import ArchiveReader
-from .chunk import decode_chunk
 from .clip import (
     DAMAGED_HINT,
     INFO_MEMBER,
@@ -22,14 +23,19 @@ from .clip import (
     ClipInfo,
     frame_member,
 )
+from .decode import decode_packed
 from .schema import decode_info
+
+#: Cores from which on a second thread decodes ahead. On two cores it gained nothing: drawing wants
+#: them, and numpy's running sums and casts keep Python's lock.
+_TWO_THREADS_CORES = 4
 
 
 class ClipReader:
     """An open clip; a context manager.
 
-    path: the `.p4d` file. info: its head. cache_frames: so many decoded frames are kept, the most
-    recently used ones. Arrays of the frames are shared and therefore read-only.
+    path: the `.p4d` file. info: its head. cache_frames: so many frames are kept as `packed` gives
+    them, the most recently used ones. The static points are kept besides, once.
 
     Raises ClipError, here and in every method, when the file is missing, foreign, truncated, of
     another version or damaged; the error names the file and the member.
@@ -40,11 +46,13 @@ class ClipReader:
         self._archive = ArchiveReader(self.path)
         self._lock = threading.Lock()
         self._closed = False
-        self._cache: OrderedDict[int, Splats] = OrderedDict()
+        self._cache: OrderedDict[int, PackedSplats] = OrderedDict()
         self._cache_frames = cache_frames
-        self._pending: dict[int, Future[Splats]] = {}
+        # Oldest request first; whatever is decoded leaves it for the cache.
+        self._pending: dict[int, Future[PackedSplats]] = {}
         self._executor: ThreadPoolExecutor | None = None
-        self._static: Splats | None = None
+        self._static: PackedSplats | None = None
+        self._static_lock = threading.Lock()
         try:
             self.info: ClipInfo = self._read_info()
         except BaseException:
@@ -77,50 +85,77 @@ class ClipReader:
         """Bytes that frame `index` takes in the file, without the static points."""
         return self._archive.size(frame_member(self._checked(index)))
 
+    def packed(self, index: int) -> tuple[PackedSplats, ...]:
+        """The points of frame `index`, 0 <= index < info.frame_count, as the clip stores them.
+
+        One part, or two when the clip has static points: the frame's own and the static ones, whose
+        codes mean other values. Draw them as instances of one matrix in this order, which is that
+        of the points in `frame`: it decides between points of equal depth. The arrays are shared
+        and therefore read-only.
+        """
+        own = self._own(self._checked(index))
+        return (own, self._static_points()) if self.info.static_points else (own,)
+
     def frame(self, index: int) -> Splats:
-        """The points of frame `index`, 0 <= index < info.frame_count, static ones at the end."""
-        index = self._checked(index)
-        with self._lock:
-            splats = self._cached(index)
-            pending = self._pending.get(index)
-        if splats is not None:
-            return splats
-        if pending is not None:
-            try:
-                return pending.result()
-            except CancelledError:  # closed while the prefetch was waiting for its turn
-                index = self._checked(index)
-        return self._load(index)
+        """The parts of `packed(index)` as plain numbers, one after the other, decoded anew."""
+        parts = self.packed(index)
+        try:
+            return _joined([part.unpack() for part in parts])
+        except MemoryError as error:
+            where = self._archive.where(frame_member(index))
+            raise ClipError("not enough memory for its points", where=where) from error
 
     def prefetch(self, index: int) -> None:
-        """Start decoding frame `index` in the background. Errors appear when `frame` is called."""
+        """Start decoding frame `index` in the background. Errors appear when it is asked for.
+
+        At most `cache_frames` frames are on their way: beyond that the oldest request that nobody
+        has begun with is dropped, or this one if there is none.
+        """
         index = self._checked(index)
         with self._lock:
             if self._closed or index in self._cache or index in self._pending:
                 return
+            if len(self._pending) >= self._cache_frames and not self._drop_request():
+                return
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, thread_name_prefix="peel4d-clip")
+                threads = 2 if (os.cpu_count() or 1) >= _TWO_THREADS_CORES else 1
+                self._executor = ThreadPoolExecutor(threads, thread_name_prefix="peel4d-clip")
             self._pending[index] = self._executor.submit(self._prefetched, index)
 
-    def _prefetched(self, index: int) -> Splats:
+    def _drop_request(self) -> bool:
+        """Whether there was a frame that waited for its turn. The lock is held."""
+        for index, future in self._pending.items():
+            if future.cancel():
+                del self._pending[index]
+                return True
+        return False
+
+    def _prefetched(self, index: int) -> PackedSplats:
         try:
+            if self.info.static_points:
+                self._static_points()
             return self._load(index)
         finally:
             with self._lock:
                 self._pending.pop(index, None)
 
-    def _cached(self, index: int) -> Splats | None:
-        splats = self._cache.get(index)
-        if splats is not None:
-            self._cache.move_to_end(index)
-        return splats
+    def _own(self, index: int) -> PackedSplats:
+        """The frame's own points, from the cache if they are there."""
+        with self._lock:
+            splats = self._cache.get(index)
+            if splats is not None:
+                self._cache.move_to_end(index)
+                return splats
+            pending = self._pending.get(index)
+        if pending is not None:
+            try:
+                return pending.result()
+            except CancelledError:  # closed or dropped while it was waiting for its turn
+                self._checked(index)
+        return self._load(index)
 
-    def _load(self, index: int) -> Splats:
+    def _load(self, index: int) -> PackedSplats:
         splats = self._decode(frame_member(index), self.info.points[index])
-        if self.info.static_points:
-            splats = _joined(splats, self._static_splats())
-        for array in (splats.position, splats.radius, splats.density, splats.sh):
-            array.setflags(write=False)
         with self._lock:
             if not self._closed:
                 self._cache[index] = splats
@@ -129,16 +164,19 @@ class ClipReader:
                     self._cache.popitem(last=False)
         return splats
 
-    def _static_splats(self) -> Splats:
-        static = self._static
-        if static is None:
-            static = self._static = self._decode(STATIC_MEMBER, self.info.static_points)
-        return static
+    def _static_points(self) -> PackedSplats:
+        with self._static_lock:
+            static = self._static
+            if static is None:
+                static = self._decode(STATIC_MEMBER, self.info.static_points)
+                with self._lock:
+                    self._static = None if self._closed else static
+            return static
 
-    def _decode(self, name: str, points: int) -> Splats:
+    def _decode(self, name: str, points: int) -> PackedSplats:
         where = self._archive.where(name)
         try:
-            return decode_chunk(self._archive.read(name), points, self.info.sh_degree, where)
+            return decode_packed(self._archive.read(name), points, self.info.sh_degree, where)
         except MemoryError as error:
             raise ClipError(f"not enough memory for {points} points", where=where) from error
 
@@ -173,11 +211,13 @@ class ClipReader:
         return info
 
 
-def _joined(first: Splats, second: Splats) -> Splats:
-    """Both clouds as one; they have the same SH degree."""
+def _joined(parts: Sequence[Splats]) -> Splats:
+    """All clouds as one; they have the same SH degree."""
+    if len(parts) == 1:
+        return parts[0]
     return Splats(
-        np.concatenate([first.position, second.position]),
-        np.concatenate([first.radius, second.radius]),
-        np.concatenate([first.density, second.density]),
-        np.concatenate([first.sh, second.sh]),
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("position", "radius", "density", "sh")
+        )
     )
