@@ -4,13 +4,14 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CORE := $(shell find cuda -type f -not -path '*/build/*' -not -path '*.egg-info*')
 
-.PHONY: help install demo test lint format bench extension clean
+.PHONY: help install demo test lint format bench cuda extension clean
 
 help:
 	@echo "make demo       film a small scene with Blender, reconstruct it, render it in Blender"
 	@echo "make test       run the tests"
 	@echo "make lint       ruff, check and format"
 	@echo "make bench      run the benchmarks, results in build/bench"
+	@echo "make cuda       compile the GPU's kernels (build/peel4d.fatbin), needs nvcc 12 or later"
 	@echo "make extension  build and validate the Blender extension (build/*.zip)"
 	@echo "make clean      remove build/ and .venv/"
 
@@ -40,6 +41,10 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/train_step.py --json build/bench/train_step.json
+
+cuda: $(INSTALLED)
+	@mkdir -p build
+	$(BIN)/python cuda/fatbin.py build/peel4d.fatbin
 
 extension: $(INSTALLED)
 	$(BIN)/python tools/build_extension.py

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Builds the splat core into a wheel that serves every Python: peel4d_core-*-py3-none-<platform>.
 
-Needs a C++17 compiler (g++ or clang++, or $CXX) and nothing else: `pip install ./cuda`.
+Needs a C++17 compiler (g++ or clang++, or $CXX) and nothing else: `pip install ./cuda`. Where there
+is nvcc the wheel gets the GPU's kernels too (fatbin.py); $PEEL4D_CUDA=0 leaves them out.
 
 With AddressSanitizer and UBSan, outside of any installation, and the tests on top of it:
 
@@ -14,6 +15,7 @@ With AddressSanitizer and UBSan, outside of any installation, and the tests on t
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -94,6 +96,8 @@ class BuildWithCore(build_py):
         folder = Path(self.build_lib) / "peel4d_core"
         folder.mkdir(parents=True, exist_ok=True)
         build(folder / f"libpeel4d.{suffix}")
+        if os.environ.get("PEEL4D_CUDA") != "0" and not os.environ.get("PEEL4D_SANITIZE"):
+            runpy.run_path(str(HERE / "fatbin.py"))["build_fatbin"](folder / "peel4d.fatbin")
 
 
 class PlatformWheel(bdist_wheel):

@@ -7,6 +7,12 @@
 #include "thread_pool.h"
 
 namespace peel {
+namespace {
+
+constexpr int64_t kSerial = 4096;  // fewer boxes are not worth a second thread
+constexpr int kMostTasks = 16;     // each needs a count per tile
+
+}  // namespace
 
 void TileLists::start_counts(TileGrid grid, int workers) {
   grid_ = grid;
@@ -42,7 +48,7 @@ void TileLists::fill(int begin, int end, const TileBox* boxes, const uint32_t* n
                      int64_t count, int threads) {
   const int64_t tiles = static_cast<int64_t>(end - begin) * grid_.x;
   int64_t* offsets = offsets_.reserve(tiles + 1);
-  int64_t* cursors = cursors_.reserve(tiles + 1);
+  int64_t* cursors = cursors_.reserve((tiles + 1) * kMostTasks);
   int64_t total = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     offsets[tile] = cursors[tile] = total;
@@ -52,27 +58,39 @@ void TileLists::fill(int begin, int end, const TileBox* boxes, const uint32_t* n
   uint32_t* lists = lists_.reserve(total + 1);
   if (total == 0) return;
 
-  // Every task owns a run of tile rows with about its share of the overlaps and reads all boxes: no
-  // two write to the same list, and every list is in order.
-  const int tasks = std::min(end - begin, std::max(1, threads));
-  std::vector<int> first(tasks + 1, end);
-  for (int task = 0, row = begin; task < tasks; ++task) {
-    while (row < end && offsets[int64_t{row - begin} * grid_.x] < total * task / tasks) ++row;
-    first[task] = row;
-  }
-  parallel_for(threads, tasks, [&](int64_t task, int) {
-    const int top = first[task], bottom = first[task + 1];
-    if (top >= bottom) return;
-    for (int64_t i = 0; i < count; ++i) {
+  // Every task owns a part of the boxes. It counts its overlaps with every tile, which tells it where
+  // in the lists its own begin: behind those of the parts before it, so all lists are in order.
+  const int tasks = count < kSerial ? 1 : std::min(std::max(1, threads), kMostTasks);
+  const auto each = [&](int64_t task, auto&& visit) {
+    const int64_t last = count * (task + 1) / tasks;
+    for (int64_t i = count * task / tasks; i < last; ++i) {
       const TileBox box = boxes[i];
-      if (box.y1 < top || box.y0 >= bottom) continue;
-      const uint32_t which = names ? names[i] : static_cast<uint32_t>(i);
-      const int y0 = std::max<int>(box.y0, top), y1 = std::min<int>(box.y1, bottom - 1);
+      const int y0 = std::max<int>(box.y0, begin), y1 = std::min<int>(box.y1, end - 1);
       for (int y = y0; y <= y1; ++y) {
-        int64_t* cursor = cursors + int64_t{y - begin} * grid_.x;
-        for (int x = box.x0; x <= box.x1; ++x) lists[cursor[x]++] = which;
+        const int64_t row = int64_t{y - begin} * grid_.x;
+        for (int x = box.x0; x <= box.x1; ++x) visit(i, row + x);
       }
     }
+  };
+  if (tasks > 1) {
+    uint32_t* counts = counts_.reserve(tiles * (tasks - 1));
+    parallel_for(threads, tasks - 1, [&](int64_t task, int) {  // nobody comes behind the last
+      uint32_t* own = counts + tiles * task;
+      std::memset(own, 0, sizeof(uint32_t) * tiles);
+      each(task, [&](int64_t, int64_t tile) { ++own[tile]; });
+    });
+    for (int task = 1; task < tasks; ++task) {
+      const uint32_t* before = counts + tiles * (task - 1);
+      const int64_t* from = cursors + tiles * (task - 1);
+      int64_t* to = cursors + tiles * task;
+      for (int64_t tile = 0; tile < tiles; ++tile) to[tile] = from[tile] + before[tile];
+    }
+  }
+  parallel_for(threads, tasks, [&](int64_t task, int) {
+    int64_t* cursor = cursors + tiles * task;
+    each(task, [&](int64_t i, int64_t tile) {
+      lists[cursor[tile]++] = names ? names[i] : static_cast<uint32_t>(i);
+    });
   });
 }
 

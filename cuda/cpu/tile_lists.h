@@ -41,14 +41,14 @@ class TileLists {
 
   size_t bytes() const {
     return differences_.bytes() + totals_.bytes() + lists_.bytes() + offsets_.bytes() +
-           cursors_.bytes();
+           cursors_.bytes() + counts_.bytes();
   }
 
  private:
   TileGrid grid_ = {0, 0};
   int workers_ = 0;
   Buffer<int32_t> differences_;
-  Buffer<uint32_t> totals_, lists_;
+  Buffer<uint32_t> totals_, lists_, counts_;
   Buffer<int64_t> offsets_, cursors_;
   std::vector<int64_t> rows_;
 };
