@@ -40,7 +40,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)
+	$(BIN)/python benchmarks/peel.py --json build/bench/peel.json
+	$(BIN)/python benchmarks/peel.py --scaling --json build/bench/peel_scaling.json
 	$(BIN)/python benchmarks/train_step.py --json build/bench/train_step.json
+	$(BIN)/python benchmarks/playback.py --json build/bench/playback.json
 
 cuda: $(INSTALLED)
 	@mkdir -p build

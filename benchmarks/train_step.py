@@ -3,60 +3,117 @@
 
     python benchmarks/train_step.py [--json FILE]
 
-A bumpy sphere of N points fills most of a square crop. Medians of several runs, milliseconds; on a
-shared machine compare rows of one run with each other, not with another run's.
+A bumpy sphere of N points fills most of a square crop; radii follow the spacing, so as many points
+lie over a pixel whatever N is. "forward_ms" is the training forward, which keeps what the backward
+can use, "backward_ms" that backward, "backward_alone_ms" (CPU) one that finds everything out
+again, "step_ms" a step of a training run: model, forward, loss, backward, Adam. One row for every
+number of points and of pixels, and on a GPU again; on a shared machine compare rows of one run with
+each other, not with another run's.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from measure import interleaved_ms, reason, slope, write_result
 
-from peel4d.engine.atomic import write_text
+from peel4d.engine.errors import PeelError
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.model.points import ExplicitPoints
-from peel4d.engine.render import core
+from peel4d.engine.render import backend, core
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.train.images import TrainingImage
 from peel4d.engine.train.peel_autograd import peel
 from peel4d.engine.train.settings import TrainSettings
 from peel4d.engine.train.trainer import optimizer_for, picture_loss
 
-SIZES = [(5_000, 256), (20_000, 256), (80_000, 256), (20_000, 128), (20_000, 512)]
+POINTS = [1 << bits for bits in range(12, 19)]
+SIDES = [128, 256, 512]
+_TIMES = ("forward_ms", "backward_ms", "backward_alone_ms", "step_ms")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--points", type=int, nargs="+", default=POINTS)
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the crop, pixels")
+    parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)  # as training does
-    rows = []
-    print(f"{'points':>8} {'pixels':>8} {'forward':>9} {'backward':>9} {'step':>9}   ms")
-    for points, side in SIZES:
-        row = {"points": points, "pixels": side * side, **measure(points, side, options.repeats)}
-        rows.append(row)
+    rows: list[dict] = []
+    growth: list[dict] = []
+    columns = ("forward", "backward", "(alone)", "step", "b / f")
+    print(f"{'':4} {'points':>8} {'pixels':>8} " + " ".join(f"{it:>9}" for it in columns) + "   ms")
+    for method in ("cpu", "cuda"):
+        try:
+            device = torch_device(method)
+            fresh = []
+            for side in options.sides:
+                for points in options.points:
+                    case = {"method": method, "points": points, "pixels": side * side}
+                    fresh.append({**case, **measure(points, side, options.runs, device)})
+                    print_row(fresh[-1])
+        except PeelError as error:
+            print(f"{method} skipped: {reason(error)}")
+            rows.append({"method": method, "skipped": reason(error)})
+            continue
+        rows += fresh
+        growth += [{"method": method, **it} for it in slopes(fresh)]
+    for it in growth:
         print(
-            f"{points:8} {side * side:8} {row['forward_ms']:9.2f} {row['backward_ms']:9.2f} "
-            f"{row['step_ms']:9.2f}"
+            f"{it['method']} {it['time']}: slope over {it['over']} {it['slope']:.2f} at {it['at']}"
         )
-    result = {"machine": machine(), "versions": versions(), "rows": rows}
-    if options.json:
-        write_text(options.json, json.dumps(result, indent=1) + "\n")
+    write_result(options.json, rows, slopes=growth)
     return 0
 
 
-def measure(count: int, side: int, repeats: int) -> dict[str, float]:
+def torch_device(method: str) -> torch.device:
+    """Where a method's tensors live. Raises PeelError where there is no such thing."""
+    if method == "cuda":
+        backend.select("cuda")
+        if not torch.cuda.is_available():
+            raise PeelError("torch sees no NVIDIA GPU")
+    return torch.device(method)
+
+
+def print_row(row: dict) -> None:
+    times = [row.get(name, float("nan")) for name in (*_TIMES, "backward_over_forward")]
+    print(
+        f"{row['method']:4} {row['points']:8} {row['pixels']:8} "
+        + " ".join(f"{it:9.2f}" for it in times),
+        flush=True,
+    )
+
+
+def slopes(rows: list[dict]) -> list[dict[str, object]]:
+    """How every time grows over points at the largest crop, and over pixels with most points."""
+    found = []
+    for over, other in (("points", "pixels"), ("pixels", "points")):
+        most = max(row[other] for row in rows)
+        line = [row for row in rows if row[other] == most]
+        if len(line) > 1:
+            for name in _TIMES:
+                if name not in line[0]:
+                    continue
+                exponent = slope([row[over] for row in line], [row[name] for row in line])
+                found.append(
+                    {
+                        "time": name,
+                        "over": over,
+                        "at": f"{most:,} {other}",
+                        "slope": round(exponent, 3),
+                    }
+                )
+    return found
+
+
+def measure(count: int, side: int, runs: int, device: torch.device) -> dict[str, float]:
     """Medians in milliseconds for `count` points in a crop of `side` x `side` pixels."""
     random = np.random.default_rng(0)
     direction = random.normal(size=(count, 3))
@@ -74,18 +131,52 @@ def measure(count: int, side: int, repeats: int) -> dict[str, float]:
     )
     K = np.array([[1.4 * side, 0, side / 2], [0, 1.4 * side, side / 2], [0, 0, 1]])
     camera = Camera(K, np.eye(3), np.array([0, 0, 3.0]), side, side)
+    model.to(device)
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in model()]
+    d_rgba = torch.randn(side, side, 4, device=device)
+    rgba, _ = peel(*inputs, camera, settings.peel)
+    if rgba.device.type != device.type:
+        raise PeelError(f"the training's peel leaves {device.type} for {rgba.device.type}")
+
+    def finished(function: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    functions = {
+        "forward_ms": lambda: peel(*inputs, camera, settings.peel),
+        "backward_ms": lambda: torch.autograd.grad(rgba, inputs, d_rgba, retain_graph=True),
+        "step_ms": training_step(model, camera, settings, device),
+    }
+    if device.type == "cpu":
+        arrays = [tensor.detach().numpy() for tensor in inputs]
+        functions["backward_alone_ms"] = lambda: core.backward(
+            *arrays, camera, settings.peel, d_rgba.numpy()
+        )
+    times = interleaved_ms({name: finished(run) for name, run in functions.items()}, runs)
+    medians = {name: round(statistics.median(taken), 4) for name, taken in times.items()}
+    ratio = medians["backward_ms"] / medians["forward_ms"]
+    return {**medians, "backward_over_forward": round(ratio, 3)}
+
+
+def training_step(
+    model: ExplicitPoints, camera: Camera, settings: TrainSettings, device: torch.device
+) -> Callable[[], None]:
+    """One step of a training run on a picture of noise."""
+    side = camera.width
     image = TrainingImage(
         camera,
-        torch.randint(0, 255, (side, side, 3), dtype=torch.uint8),
-        torch.zeros(side, side, 3, dtype=torch.uint8),
-        torch.ones(side, side, 1, dtype=torch.bool),
-        torch.ones(side, side, 1, dtype=torch.bool),
+        torch.randint(0, 255, (side, side, 3), dtype=torch.uint8, device=device),
+        torch.zeros(side, side, 3, dtype=torch.uint8, device=device),
+        torch.ones(side, side, 1, dtype=torch.bool, device=device),
+        torch.ones(side, side, 1, dtype=torch.bool, device=device),
         float(side * side),
     )
-    color = CameraColor(1)
+    color = CameraColor(1).to(device)
     optimizer = optimizer_for(model, None, settings)
-    arrays = [tensor.detach().numpy() for tensor in model()]
-    d_rgba = random.normal(size=(side, side, 4)).astype(np.float32)
 
     def step() -> None:
         rgba, _ = peel(*model(), camera, settings.peel)
@@ -94,40 +185,7 @@ def measure(count: int, side: int, repeats: int) -> dict[str, float]:
         loss.backward()
         optimizer.step()
 
-    return {
-        "forward_ms": median_ms(lambda: core.forward(*arrays, camera, settings.peel), repeats),
-        "backward_ms": median_ms(
-            lambda: core.backward(*arrays, camera, settings.peel, d_rgba), repeats
-        ),
-        "step_ms": median_ms(step, repeats),
-    }
-
-
-def median_ms(function: Callable[[], object], repeats: int) -> float:
-    function()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begun)
-    return 1e3 * statistics.median(times)
-
-
-def machine() -> dict[str, object]:
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "system": platform.platform(),
-    }
-
-
-def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "core": core.build_info(),
-    }
+    return step
 
 
 if __name__ == "__main__":

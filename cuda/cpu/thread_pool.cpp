@@ -31,7 +31,7 @@ struct Job {
   std::atomic<bool> out_of_memory{false}, failed{false};
   int open_places;  // helpers that may still join; guarded by the pool's mutex, like the rest
   int joined = 0;
-  int active = 0;
+  std::atomic<int> active{0};  // written under the mutex
 
   void work(int worker) noexcept {
     try {
@@ -47,6 +47,22 @@ struct Job {
     }
   }
 };
+
+// A frame is a handful of short jobs, and waking a thread takes longer than the pause between two:
+// whoever waits looks around for some 30 microseconds before it goes to sleep.
+template <class Condition>
+void spin_until(Condition&& condition) {
+  for (int i = 0; i < 64; ++i) {
+    if (condition()) return;
+    for (int pause = 0; pause < 16; ++pause) {
+#if defined(__x86_64__) || defined(_M_X64)
+      __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      asm volatile("yield");
+#endif
+    }
+  }
+}
 
 // The caller of a job always works on it itself, so a job ends even when no helper is free, when
 // threads cannot be created, and in a forked child, which has none.
@@ -64,6 +80,7 @@ class Pool {
         ++helpers_;
       }
       queue_.push_back(&job);
+      posted_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     job.work(0);
@@ -73,6 +90,11 @@ class Pool {
         queue_.erase(it);
         break;
       }
+    }
+    if (job.active != 0) {
+      lock.unlock();
+      spin_until([&] { return job.active.load(std::memory_order_acquire) == 0; });
+      lock.lock();  // a helper that has left the job may still hold it
     }
     done_.wait(lock, [&] { return job.active == 0; });
   }
@@ -90,10 +112,17 @@ class Pool {
       job.work(worker);
       lock.lock();
       if (--job.active == 0) done_.notify_all();
+      if (queue_.empty()) {
+        const uint64_t seen = posted_.load(std::memory_order_relaxed);
+        lock.unlock();
+        spin_until([&] { return posted_.load(std::memory_order_acquire) != seen; });
+        lock.lock();
+      }
     }
   }
 
   std::mutex mutex_;
+  std::atomic<uint64_t> posted_{0};  // jobs so far
   std::condition_variable wake_, done_;
   std::deque<Job*> queue_;
   int helpers_ = 0;

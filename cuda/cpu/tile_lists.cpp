@@ -58,39 +58,56 @@ void TileLists::fill(int begin, int end, const TileBox* boxes, const uint32_t* n
   uint32_t* lists = lists_.reserve(total + 1);
   if (total == 0) return;
 
-  // Every task owns a part of the boxes. It counts its overlaps with every tile, which tells it where
-  // in the lists its own begin: behind those of the parts before it, so all lists are in order.
+  // Every task owns a part of the boxes; in a list those of the parts before it come first. The parts
+  // of the first half fill every list from its beginning on, the others from its end back, each
+  // behind what the parts nearer to that end have counted. So two tasks need no counting at all.
   const int tasks = count < kSerial ? 1 : std::min(std::max(1, threads), kMostTasks);
-  const auto each = [&](int64_t task, auto&& visit) {
-    const int64_t last = count * (task + 1) / tasks;
-    for (int64_t i = count * task / tasks; i < last; ++i) {
-      const TileBox box = boxes[i];
-      const int y0 = std::max<int>(box.y0, begin), y1 = std::min<int>(box.y1, end - 1);
-      for (int y = y0; y <= y1; ++y) {
-        const int64_t row = int64_t{y - begin} * grid_.x;
-        for (int x = box.x0; x <= box.x1; ++x) visit(i, row + x);
-      }
+  const int half = (tasks + 1) / 2;  // parts of the first half
+  const auto part = [&](int task) { return count * task / tasks; };
+  const auto each = [&](int64_t i, auto&& visit) {
+    const TileBox box = boxes[i];
+    const int y0 = std::max<int>(box.y0, begin), y1 = std::min<int>(box.y1, end - 1);
+    for (int y = y0; y <= y1; ++y) {
+      const int64_t row = int64_t{y - begin} * grid_.x;
+      for (int x = box.x0; x <= box.x1; ++x) visit(row + x);
     }
   };
-  if (tasks > 1) {
-    uint32_t* counts = counts_.reserve(tiles * (tasks - 1));
-    parallel_for(threads, tasks - 1, [&](int64_t task, int) {  // nobody comes behind the last
+  if (tasks > 2) {
+    uint32_t* counts = counts_.reserve(tiles * tasks);
+    parallel_for(threads, tasks, [&](int64_t task, int) {
+      if (task == half - 1 || task == half) return;  // nobody comes behind them
       uint32_t* own = counts + tiles * task;
       std::memset(own, 0, sizeof(uint32_t) * tiles);
-      each(task, [&](int64_t, int64_t tile) { ++own[tile]; });
+      const int64_t last = part(static_cast<int>(task) + 1);
+      for (int64_t i = part(static_cast<int>(task)); i < last; ++i) {
+        each(i, [&](int64_t tile) { ++own[tile]; });
+      }
     });
-    for (int task = 1; task < tasks; ++task) {
-      const uint32_t* before = counts + tiles * (task - 1);
-      const int64_t* from = cursors + tiles * (task - 1);
-      int64_t* to = cursors + tiles * task;
-      for (int64_t tile = 0; tile < tiles; ++tile) to[tile] = from[tile] + before[tile];
-    }
+  }
+  const auto place = [&](int task, int neighbour, int64_t sign) {
+    int64_t* to = cursors + tiles * task;
+    const int64_t* from = cursors + tiles * neighbour;
+    const uint32_t* before = counts_.data() + tiles * neighbour;
+    for (int64_t tile = 0; tile < tiles; ++tile) to[tile] = from[tile] + sign * before[tile];
+  };
+  for (int task = 1; task < half; ++task) place(task, task - 1, 1);
+  if (tasks > half) {
+    std::copy_n(offsets + 1, tiles, cursors + tiles * (tasks - 1));
+    for (int task = tasks - 2; task >= half; --task) place(task, task + 1, -1);
   }
   parallel_for(threads, tasks, [&](int64_t task, int) {
     int64_t* cursor = cursors + tiles * task;
-    each(task, [&](int64_t i, int64_t tile) {
-      lists[cursor[tile]++] = names ? names[i] : static_cast<uint32_t>(i);
-    });
+    const int64_t first = part(static_cast<int>(task)), last = part(static_cast<int>(task) + 1);
+    const auto name = [&](int64_t i) { return names ? names[i] : static_cast<uint32_t>(i); };
+    if (task < half) {
+      for (int64_t i = first; i < last; ++i) {
+        each(i, [&](int64_t tile) { lists[cursor[tile]++] = name(i); });
+      }
+    } else {
+      for (int64_t i = last; i-- > first;) {
+        each(i, [&](int64_t tile) { lists[--cursor[tile]] = name(i); });
+      }
+    }
   });
 }
 
