@@ -5,10 +5,21 @@ from __future__ import annotations
 
 import atexit
 
-from . import cameras, import_clip, panels, properties
-from .render import engine
+from . import cameras, compositing, import_clip, job, panels, preferences, properties, rig
+from .render import engine, overlay
 
-_MODULES = (properties, engine, cameras, import_clip, panels)
+_MODULES = (
+    preferences,
+    properties,
+    engine,
+    overlay,
+    cameras,
+    import_clip,
+    rig,
+    job,
+    compositing,
+    panels,
+)
 
 
 def register() -> None:

@@ -39,6 +39,37 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         max=1.0,
         subtype="FACTOR",
     )
+    exposure: FloatProperty(
+        name="Exposure",
+        description="Brightens or darkens the clip, in stops of its display-referred colours",
+        default=0.0,
+        soft_min=-3.0,
+        soft_max=3.0,
+        min=-10.0,
+        max=10.0,
+    )
+    saturation: FloatProperty(
+        name="Saturation",
+        description="0 is grey, 1 as captured",
+        default=1.0,
+        min=0.0,
+        soft_max=2.0,
+        max=10.0,
+    )
+    crop_object: PointerProperty(
+        name="Crop Box",
+        description="Show only the points inside this object's bounding box, which can be animated",
+        type=bpy.types.Object,
+    )
+    point_density: FloatProperty(
+        name="Points",
+        description="Share of the points that is shown; the others are left out evenly",
+        default=1.0,
+        min=0.01,
+        max=1.0,
+        subtype="FACTOR",
+        options=set(),
+    )
     frame_start: FloatProperty(
         name="Start Frame",
         description="Scene frame that shows the first played frame of the clip",
@@ -120,6 +151,57 @@ class Peel4DSceneProperties(bpy.types.PropertyGroup):
         default=0,
         min=0,
         max=64,
+        options=set(),
+    )
+    samples: EnumProperty(
+        name="Samples",
+        description="Samples per pixel along each axis in final renders",
+        items=(
+            ("1", "1", "One sample, the points' rims as they are"),
+            ("2", "2", "2 x 2 samples per pixel"),
+            ("4", "4", "4 x 4 samples per pixel"),
+        ),
+        default="1",
+        options=set(),
+    )
+    meshes: EnumProperty(
+        name="Meshes",
+        description="What the scene's own geometry does in pictures of the Peel4D engine",
+        items=(
+            ("SHADED", "Shaded", "Simply shaded, in one depth order with the points"),
+            ("HOLDOUT", "Holdout", "Hides the points behind it and is transparent itself"),
+            ("IGNORED", "Ignored", "Clips only"),
+        ),
+        default="SHADED",
+        options=set(),
+    )
+    backend: EnumProperty(
+        name="Device",
+        description="What computes the pictures",
+        items=(
+            ("AUTO", "Automatic", "An NVIDIA GPU where there is one, else the CPU"),
+            ("CUDA", "CUDA", "NVIDIA GPU"),
+            ("CPU", "CPU", "All cores"),
+        ),
+        default="AUTO",
+        options=set(),
+    )
+    viewport_backend: EnumProperty(
+        name="Viewport Device",
+        description="What computes the pictures of the 3D viewport",
+        items=(
+            ("AUTO", "Automatic", "CUDA where there is an NVIDIA GPU, else the CPU"),
+            ("CUDA", "CUDA", "NVIDIA GPU"),
+            ("CPU", "CPU", "All cores"),
+            ("GL", "Graphics", "Blender's own graphics device, of any vendor"),
+        ),
+        default="AUTO",
+        options=set(),
+    )
+    overlay: BoolProperty(
+        name="Show In All Viewports",
+        description="Draw clips in viewports of other engines and shading modes, too",
+        default=True,
         options=set(),
     )
 
