@@ -435,3 +435,15 @@ def test_autograd_of_no_points():
     rgba, _ = peel_autograd.peel(*points, look(), PeelSettings())
     rgba.sum().backward()
     assert points[3].grad.shape == (0, 4, 3)
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 512, 700])
+@pytest.mark.parametrize("size", [1, 4])
+def test_as_many_points_in_one_block_as_are_taken_at_once(count, size):
+    """Points are listed 256 at a time for blocks of 4 x 4; a full list must lose none of them."""
+    rng = np.random.default_rng(count)
+    position = np.c_[rng.uniform(-0.02, 0.02, (count, 2)), rng.uniform(1, 2, count)]
+    density = rng.uniform(0.001, 0.02, count)  # light gets through all of them
+    points = [a.astype(np.float32) for a in (position, np.full(count, 0.5), density)]
+    points.append(rng.uniform(0, 1, (count, 3)).astype(np.float32))
+    assert_same_picture(points, straight(size, size, focal=8.0), PeelSettings(layers=64))

@@ -5,17 +5,17 @@ Every back end in BACKENDS passes every test that takes `draw`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
+import cuda_emulator
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peel4d.engine.errors import CoreError
-from peel4d.engine.render import core
+from peel4d.engine.render import backend, core, cuda
 from peel4d.engine.render.backend import Instance, render, render_scene
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.mesh import Mesh
@@ -26,20 +26,31 @@ from peel4d.engine.render.triangles import join_meshes
 
 HERE = np.eye(4)
 ATTRIBUTES = ("position", "radius", "density", "sh")
-#: By the name that `Rendered.backend` shows: functions with the arguments of `render_scene`.
-BACKENDS = {"cpu": partial(render_scene, backend="cpu")}
+#: "emulated": the CUDA driver on a device of numpy arrays, kernels compiled for the CPU.
+BACKENDS = ["cpu", "emulated"]
+if backend._cuda_problem() is None:
+    BACKENDS.append(pytest.param("cuda", marks=pytest.mark.gpu))
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def draw(request) -> Callable[..., Rendered]:
+def draw(request, tmp_path_factory) -> Iterator[Callable[..., Rendered]]:
     """`render_scene` of one back end, ids included."""
+    name = "cpu" if request.param == "cpu" else "cuda"
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "emulated":
+            if cuda_emulator.COMPILER is None:
+                pytest.skip("needs g++ or clang++ to compile the kernels")
+            library = cuda_emulator.build(tmp_path_factory.mktemp("emulator"))
+            renderer = cuda.CudaRenderer(cuda_emulator.EmulatedDevice(library))
+            patch.setattr(cuda, "renderer", lambda: renderer)
+            patch.setattr(backend, "_cuda_problem", lambda: None)
 
-    def draw(instances, camera, peel=None, *, ids=True, **others) -> Rendered:
-        settings = peel or PeelSettings()
-        return BACKENDS[request.param](instances, camera, settings, ids=ids, **others)
+        def draw(instances, camera, peel=None, *, ids=True, **others) -> Rendered:
+            settings = peel or PeelSettings()
+            return render_scene(instances, camera, settings, ids=ids, backend=name, **others)
 
-    draw.backend = request.param
-    return draw
+        draw.backend, draw.emulated = name, request.param == "emulated"
+        yield draw
 
 
 @dataclass
@@ -680,6 +691,8 @@ def test_clips_without_points_change_no_ids(draw):
 @pytest.mark.parametrize("samples", [1, 2])
 def test_one_point_over_a_whole_4k_picture(draw, samples):
     """alpha = density (1 - q) at each of 8.3 million pixels."""
+    if draw.emulated:
+        pytest.skip("takes minutes under the emulator")
     width, height = (3840, 2160) if samples == 1 else (1920, 1080)
     camera = straight(width, height, focal=float(width))
     point = Splats.from_colors([[0.1, -0.05, 2]], [1.6], [0.7], [[1, 0.5, 0.25]])
@@ -707,6 +720,8 @@ def test_one_point_over_a_whole_4k_picture(draw, samples):
 
 def test_a_million_points_in_one_tile(draw):
     """All within 12 x 12 pixels; the K nearest of some pixels are found by sorting everything."""
+    if draw.emulated:
+        pytest.skip("takes minutes under the emulator")
     rng = np.random.default_rng(30)
     count, layers = 1_000_000, 12
     camera = straight(32, 32)

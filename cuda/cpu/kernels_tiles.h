@@ -70,7 +70,7 @@ static_assert(offsetof(Splat, box) == kSharedBytes, "both begin with the same nu
 struct alignas(64) BlockLists {
   LocalSplat splats[kChunkPoints];
   uint32_t count[kBlocks];
-  uint8_t list[kBlocks][kChunkPoints];
+  uint8_t list[kBlocks][kChunkPoints + 16];  // one more is written than ever counts, see list_chunk
 };
 static_assert(kChunkPoints <= 256, "places in a chunk are bytes");
 
@@ -98,16 +98,17 @@ static inline void list_chunk(const Tile& tile, uint32_t begin, int n, BlockList
     const int first = y0 * kBlocksAcross + x0;
     const uint8_t number = (uint8_t)i;
     if (wide <= 1 && tall <= 1) {
-      // Most are this small. Without branches: what is not counted is overwritten by the next.
+      // Most are this small. Without branches: what is not counted is overwritten by the next, and
+      // behind the last of a full list there is room.
       const int right = first + wide, below = first + tall * kBlocksAcross, last = below + wide;
       uint32_t* count = lists->count;
       lists->list[first][count[first]] = number;
       count[first] += 1;
-      lists->list[right][count[right] & (kChunkPoints - 1)] = number;
+      lists->list[right][count[right]] = number;
       count[right] += (uint32_t)wide;
-      lists->list[below][count[below] & (kChunkPoints - 1)] = number;
+      lists->list[below][count[below]] = number;
       count[below] += (uint32_t)tall;
-      lists->list[last][count[last] & (kChunkPoints - 1)] = number;
+      lists->list[last][count[last]] = number;
       count[last] += (uint32_t)(wide & tall);
       continue;
     }

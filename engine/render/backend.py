@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import CoreError
-from . import core
+from . import core, cuda
 from .camera import Camera
 from .mesh import Mesh
 from .settings import PeelSettings, Rendered
@@ -89,24 +90,39 @@ def render_scene(
         if out.ids is not None:
             arrays["surface_id"] = out.ids
     want = ("surface", "surface_id") if ids else ("surface",)
-    result = core.render_clips(
-        clips,
-        camera,
-        settings,
-        triangles=triangles,
-        samples=samples,
-        threads=threads,
-        want=want,
-        out=arrays,
-    )
+    arguments = {"triangles": triangles, "samples": samples, "want": want, "out": arrays}
+    if name == "cuda":
+        result = cuda.renderer().render_clips(clips, camera, settings, **arguments)
+    else:
+        result = core.render_clips(clips, camera, settings, threads=threads, **arguments)
     return Rendered(result["rgba"], result["surface"], result.get("surface_id"), name)
 
 
 def select(backend: str = "auto") -> str:
-    """The back end that a request means: "cpu" or "cuda". Raises CoreError."""
+    """The back end that a request means, "cpu" or "cuda"; "auto" is CUDA where there is a GPU.
+
+    Raises CoreError for any other name, and for "cuda" where there is none, saying why.
+    """
     if backend not in BACKENDS:
         raise CoreError(f"no back end is called {backend!r}", hint=f"Use {', '.join(BACKENDS)}")
+    if backend == "cpu":
+        return "cpu"
+    problem = _cuda_problem()
+    if problem is None:
+        return "cuda"
+    if backend == "cuda":
+        raise problem
     return "cpu"
+
+
+@functools.lru_cache(maxsize=1)
+def _cuda_problem() -> CoreError | None:
+    """Why CUDA cannot be used; asked once, because looking for a GPU takes a while."""
+    try:
+        cuda.renderer()
+    except CoreError as error:
+        return error
+    return None
 
 
 def _placed(instance: Instance, index: int, camera: Camera) -> core.PlacedClip:

@@ -182,7 +182,7 @@ def _forward(
             else clip_struct(clip, keep_alive)
         )
     c_camera = camera_struct(camera)
-    out = _outputs(camera, settings, want, out)
+    out = outputs(camera, settings, want, out)
     image = CImage(**{name: pointer(array) for name, array in out.items()})
     handle = c_void_p()
     code = library().peel4d_forward(
@@ -198,7 +198,7 @@ def _forward(
     return out, Frame(handle) if keep else None
 
 
-def _outputs(
+def outputs(
     camera: Camera,
     settings: PeelSettings,
     want: Sequence[str],

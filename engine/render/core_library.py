@@ -131,7 +131,7 @@ class CGradients(_Sized):
 @functools.lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
     """The loaded core. Raises CoreError when it is missing or of another ABI version."""
-    path = _find()
+    path = find_library()
     try:
         core = ctypes.CDLL(str(path))
         core.peel4d_abi_version.restype = c_int32
@@ -172,7 +172,8 @@ def library() -> ctypes.CDLL:
     return core
 
 
-def _find() -> Path:
+def find_library() -> Path:
+    """Where the library lies; the GPU's kernels lie beside it. Raises CoreError."""
     named = os.environ.get("PEEL4D_CORE")
     if named:
         if not Path(named).is_file():

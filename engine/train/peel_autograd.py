@@ -58,7 +58,11 @@ def peel(
     """Differentiable depth peeling.
 
     position (N, 3), radius (N,), density (N,), color (N, 3) rgb or (N, B, 3) harmonics; computed
-    in float32 on the CPU. Returns rgba (H, W, 4), premultiplied, and depth (H, W), the sum of
-    T_k alpha_k z_k. Source: 4K4D (Xu et al. 2024), section 3.3. Raises CoreError.
+    in float32 where they are, on the CPU or an NVIDIA GPU. Returns rgba (H, W, 4), premultiplied,
+    and depth (H, W), the sum of T_k alpha_k z_k. Source: 4K4D (Xu et al. 2024), section 3.3. Raises CoreError.
     """
+    if position.is_cuda:
+        from .peel_cuda import peel as peel_on_gpu
+
+        return peel_on_gpu(position, radius, density, color, camera, settings)
     return _Peel.apply(position, radius, density, color, camera, settings)
