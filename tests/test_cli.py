@@ -160,6 +160,16 @@ def test_render_png_and_movie(reconstruction, tmp_path):
     picture = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
     assert picture.shape == (96, 96, 4)
     assert picture[48, 48, 3] > 200 and picture[0, 0, 3] == 0
+    window = ("--crop", "30", "40", "50", "20")
+    frame = ("--view", "09", "--frame", "1", "--backend", "cpu")
+    result = peel4d("render", clip, *frame, *window, "-o", tmp_path / "b.png")
+    assert result.returncode == 0, result.stderr
+    cropped = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
+    assert np.abs(cropped.astype(int) - picture[40:60, 30:80]).max() <= 1
+    result = peel4d("render", clip, *frame, "--samples", "4", "-o", tmp_path / "c.png")
+    smooth = cv2.imread(str(tmp_path / "c.png"), cv2.IMREAD_UNCHANGED)
+    assert smooth.shape == picture.shape
+    assert 0 < np.abs(smooth.astype(int) - picture).mean() < 6
     result = peel4d(
         "render", clip, clip, "-o", tmp_path / "a.mp4", "--count", "5", "--size", "64x48", "--json"
     )
@@ -175,6 +185,8 @@ def test_render_refuses_what_it_cannot_do(reconstruction, tmp_path):
     fails(peel4d("render", clip, "-o", tmp_path / "a.gif"), ".png or .mp4")
     fails(peel4d("render", clip, "--frame", "99", "-o", tmp_path / "a.png"), "no frame 99")
     fails(peel4d("render", clip, "--view", "x", "-o", tmp_path / "a.png"), "09")
+    window = ("--crop", "90", "0", "10", "10")
+    fails(peel4d("render", clip, *window, "-o", tmp_path / "a.png"), "not inside the picture")
     fails(peel4d("render", tmp_path / "none.p4d", "-o", tmp_path / "a.png"), "none.p4d")
     for flag, value in (("--count", "-1"), ("--count", "0"), ("--fps", "nan"), ("--size", "0x4")):
         result = peel4d("render", clip, flag, value, "-o", tmp_path / "a.mp4")

@@ -31,7 +31,7 @@ def main() -> None:
     nvcc = runpy.run_path(str(ROOT / "cuda" / "fatbin.py"))["find_nvcc"]()
     if nvcc is None:
         sys.exit("build_pycuda: needs the CUDA toolkit, and there is no nvcc")
-    cuda_root = Path(nvcc).resolve().parent.parent
+    cuda_root = toolkit(nvcc)
     pip = [options.python, "-m", "pip", "--quiet"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -40,11 +40,11 @@ def main() -> None:
         with tarfile.open(next(folder.glob("pycuda-*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
         source = folder / f"pycuda-{VERSION}"
-        # The linker wants a libcuda to name; the driver brings the real one.
-        empty = folder / "empty.c"
-        empty.write_text("")
-        stub = ["gcc", "-shared", "-Wl,-soname,libcuda.so.1", str(empty)]
-        run([*stub, "-o", str(folder / "libcuda.so")])
+        # The linker wants a libcuda that has something to offer; the driver brings the real one.
+        stub = folder / "stub.c"
+        stub.write_text("void cuInit(void) {}\n")
+        link = ["gcc", "-shared", "-Wl,-soname,libcuda.so.1", str(stub)]
+        run([*link, "-o", str(folder / "libcuda.so")])
         settings = {
             "CUDA_ROOT": str(cuda_root),
             "CUDA_ENABLE_GL": False,
@@ -58,6 +58,16 @@ def main() -> None:
         output.mkdir(parents=True, exist_ok=True)
         run([*pip, "wheel", "--no-deps", f"--wheel-dir={output}", str(source)])
     print(next(output.glob(f"pycuda-{VERSION}-*.whl")))
+
+
+def toolkit(nvcc: str) -> Path:
+    """The folder with include/cuda.h that belongs to an nvcc, which may be a script elsewhere."""
+    plan = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True).stderr
+    stated = [line.partition("=")[2] for line in plan.splitlines() if line.startswith("#$ TOP=")]
+    for folder in (*stated, Path(nvcc).resolve().parent.parent, "/usr/local/cuda"):
+        if (Path(folder) / "include" / "cuda.h").is_file():
+            return Path(folder).resolve()
+    sys.exit(f"build_pycuda: found {nvcc}, but no include/cuda.h that belongs to it")
 
 
 def run(command: list[str]) -> None:

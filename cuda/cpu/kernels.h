@@ -13,7 +13,7 @@ namespace peel {
 // Samples along the sides of a tile, and of the blocks that a tile is drawn in: 16 samples, whose
 // state stays in registers while their points pass by. Tiles are larger than they had to be, because
 // a point that two tiles share is binned twice.
-constexpr int kTileWidth = 32, kTileHeight = 16;
+constexpr int kTileWidth = kAnchorWidth, kTileHeight = kAnchorHeight;
 constexpr int kBlock = 4;
 constexpr int kBlocksAcross = kTileWidth / kBlock;
 constexpr int kBlocks = kBlocksAcross * (kTileHeight / kBlock);

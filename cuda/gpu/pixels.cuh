@@ -38,12 +38,10 @@ __device__ __forceinline__ uint32_t patches_of(const Box& box, int x, int y) {
   return patches;
 }
 
-// Where a sample is seen from: the CPU core's tiles (kTileWidth, kTileHeight in cpu/kernels.h). The
-// sums below are rounded as they are there, so that both draw the same bits.
-constexpr int kAnchorWidth = 32, kAnchorHeight = 16;
-
+// Where a sample is seen from. The sums below are rounded as on the CPU, so that both draw the same
+// bits.
 struct Anchor {
-  int x, y;    // first sample of the CPU's tile
+  int x, y;    // first sample of the anchor tile
   float right, down;  // from there to the sample
 };
 

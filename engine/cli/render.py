@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..errors import OutputError, PeelError
 from ..render.backend import BACKENDS, Instance, render_scene
-from .arguments import parse_size, positive_float, positive_int
+from .arguments import parse_memory, parse_size, positive_float, positive_int
 from .console import progress_reporter
 
 
@@ -54,6 +55,9 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="default: CUDA where there is a GPU"
     )
+    parser.add_argument(
+        "--max-vram", type=parse_memory, metavar="4G", help="of the GPU; default what there is"
+    )
     parser.set_defaults(run=run)
 
 
@@ -71,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
     from ..clip.reader import ClipReader
     from ..render.files import save_png, save_video, straight_alpha
 
+    if options.max_vram is not None:
+        os.environ["PEEL4D_MAX_VRAM"] = str(options.max_vram)  # read when the GPU is opened
     suffix = options.output.suffix.lower()
     if suffix not in (".png", ".mp4"):
         raise OutputError(

@@ -59,7 +59,8 @@ def peel(
 
     position (N, 3), radius (N,), density (N,), color (N, 3) rgb or (N, B, 3) harmonics; computed
     in float32 where they are, on the CPU or an NVIDIA GPU. Returns rgba (H, W, 4), premultiplied,
-    and depth (H, W), the sum of T_k alpha_k z_k. Source: 4K4D (Xu et al. 2024), section 3.3. Raises CoreError.
+    and depth (H, W), the sum of T_k alpha_k z_k. Source: 4K4D (Xu et al. 2024), section 3.3.
+    Raises CoreError.
     """
     if position.is_cuda:
         from .peel_cuda import peel as peel_on_gpu

@@ -25,6 +25,9 @@ namespace peel {
 
 constexpr int kMaxLayers = 64;
 constexpr int kMaxShCount = 16;
+// A footprint is measured from the first sample of an anchor tile of this size, in float32; back ends
+// that do so round alike and agree bit by bit.
+constexpr int kAnchorWidth = 32, kAnchorHeight = 16;
 
 // One clip seen by one camera. The camera is a distortion-free pinhole or orthographic; OpenCV axes
 // (x right, y down, z forward). Pixel (i, j) is sampled at (i + 0.5, j + 0.5); (0, 0) is the image's
