@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Builds the Blender extension: build/peel4d-<version>.zip, validated by Blender's own tool.
 
-usage: python tools/build_extension.py [--output build]
+usage: python tools/build_extension.py [--output build] [--cuda]
+
+--cuda makes build/peel4d-<version>-cuda.zip, which also carries the wheels of pycuda that lie in
+build/wheels (tools/build_pycuda.py makes one for each Python). Blender refuses a zip that has no
+wheel for its own Python, so this one installs in the Blenders of these Pythons only.
 
 Needs a C++ compiler (for the splat core), pip with access to a package index (for the zstandard
 wheels that blender_manifest.toml lists) and bpy (for its command-line tool, which runs as plain
@@ -32,16 +36,20 @@ CONTENT = ("blender_manifest.toml", "__init__.py", "LICENSE", "addon", "engine")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder of the zip")
-    output = parser.parse_args().output.resolve()
+    parser.add_argument("--cuda", action="store_true", help="bring pycuda along")
+    options = parser.parse_args()
+    output = options.output.resolve()
     manifest = tomllib.loads((ROOT / "blender_manifest.toml").read_text())
     wheels = output / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
     listed = [Path(wheel).name for wheel in manifest["wheels"]]
     built = collect_wheels(listed, wheels)
-    archive = output / f"{manifest['id']}-{manifest['version']}.zip"
+    extra = pycuda_wheels(wheels) if options.cuda else []
+    suffix = "-cuda" if options.cuda else ""
+    archive = output / f"{manifest['id']}-{manifest['version']}{suffix}.zip"
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder) / manifest["id"]
-        stage_content(stage, dict(zip(listed, built, strict=True)))
+        stage_content(stage, dict(zip(listed, built, strict=True)), extra)
         blender_extension("validate", str(stage))
         blender_extension("build", "--source-dir", str(stage), "--output-filepath", str(archive))
     blender_extension("validate", str(archive))
@@ -58,6 +66,15 @@ def collect_wheels(names: list[str], folder: Path) -> list[Path]:
         build_core(folder) if name.startswith("peel4d_core-") else download(name, folder)
         for name in names
     ]
+
+
+def pycuda_wheels(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("pycuda-*.whl"))
+    if not found:
+        sys.exit(f"build_extension: no pycuda wheel in {folder}; make one: tools/build_pycuda.py")
+    pythons = ", ".join(path.name.split("-")[2].removeprefix("cp3") for path in found)
+    print(f"With pycuda; installs in Blenders of Python 3.{pythons} only")
+    return found
 
 
 def build_core(folder: Path) -> Path:
@@ -88,8 +105,11 @@ def download(name: str, folder: Path) -> Path:
     return folder / name
 
 
-def stage_content(stage: Path, wheels: dict[str, Path]) -> None:
-    """A clean copy of what belongs into the extension. wheels: by their name in the manifest."""
+def stage_content(stage: Path, wheels: dict[str, Path], extra: list[Path]) -> None:
+    """A clean copy of what belongs into the extension.
+
+    wheels: by their name in the manifest. extra: wheels that the manifest does not list.
+    """
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     stage.mkdir()
     for name in CONTENT:
@@ -103,6 +123,9 @@ def stage_content(stage: Path, wheels: dict[str, Path]) -> None:
     (stage / "wheels").mkdir()
     for listed, wheel in wheels.items():
         text = text.replace(listed, wheel.name)
+        shutil.copy2(wheel, stage / "wheels" / wheel.name)
+    for wheel in extra:
+        text = text.replace("wheels = [\n", f'wheels = [\n  "./wheels/{wheel.name}",\n', 1)
         shutil.copy2(wheel, stage / "wheels" / wheel.name)
     manifest.write_text(text)
 
