@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import atexit
 
-from . import cameras, compositing, import_clip, job, panels, preferences, properties, rig
+from . import (
+    cameras,
+    clip_file,
+    clip_object,
+    compositing,
+    import_clip,
+    job,
+    panels,
+    preferences,
+    properties,
+    rig,
+)
 from .render import engine, overlay
 
 _MODULES = (
@@ -14,10 +25,12 @@ _MODULES = (
     engine,
     overlay,
     cameras,
+    clip_file,
     import_clip,
     rig,
     job,
     compositing,
+    clip_object,
     panels,
 )
 

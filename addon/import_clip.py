@@ -9,7 +9,13 @@ from pathlib import Path
 
 import bpy
 import numpy as np
-from bpy.props import BoolProperty, EnumProperty, FloatProperty, StringProperty
+from bpy.props import (
+    BoolProperty,
+    CollectionProperty,
+    EnumProperty,
+    FloatProperty,
+    StringProperty,
+)
 from bpy_extras.io_utils import ImportHelper
 from mathutils import Matrix
 
@@ -17,6 +23,7 @@ from ..engine.clip.clip import ClipCamera, ClipInfo
 from ..engine.clip.reader import ClipReader
 from ..engine.errors import PeelError
 from .cameras import create_cameras, lens_from_intrinsics
+from .clip_file import stored_path
 from .render.engine import ENGINE_ID
 
 UP_AXES = {
@@ -75,7 +82,7 @@ def import_clip(
     clip.matrix_basis = Matrix(rotation_to_z(axis).tolist()).to_4x4()
     properties = clip.peel4d
     properties.is_clip = True
-    properties.filepath = _stored_path(path) if relative_path else str(path)
+    properties.filepath = stored_path(path, relative=relative_path)
     properties.frame_start = frame_start
 
     created: dict[str, bpy.types.Object] = {}
@@ -130,25 +137,34 @@ def _up_axis(up: str, info: ClipInfo) -> np.ndarray:
     return np.array(UP_AXES["Z"]) if suggested is None else suggested
 
 
-def _box(name: str, bounds: np.ndarray) -> bpy.types.Mesh:
-    """The edges of a box. Without faces every engine leaves it out of its pictures."""
-    corners = [
+def fit_box(clip: bpy.types.Object, bounds: np.ndarray) -> None:
+    """Give the box of a clip object other bounds; a mesh that is no such box stays as it is."""
+    mesh = clip.data
+    if isinstance(mesh, bpy.types.Mesh) and mesh.library is None and _edges_of(mesh) == _BOX_EDGES:
+        mesh.vertices.foreach_set("co", np.array(_corners(bounds), dtype=np.float32).ravel())
+        mesh.update()
+
+
+#: Corners whose numbers differ in one bit.
+_BOX_EDGES = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]
+
+
+def _edges_of(mesh: bpy.types.Mesh) -> list[tuple[int, ...]]:
+    return [tuple(edge.vertices) for edge in mesh.edges]
+
+
+def _corners(bounds: np.ndarray) -> list[tuple[float, float, float]]:
+    return [
         (bounds[i, 0], bounds[j, 1], bounds[k, 2]) for i in (0, 1) for j in (0, 1) for k in (0, 1)
     ]
-    edges = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]
+
+
+def _box(name: str, bounds: np.ndarray) -> bpy.types.Mesh:
+    """The edges of a box. Without faces every engine leaves it out of its pictures."""
     mesh = bpy.data.meshes.new(name)
-    mesh.from_pydata(corners, edges, [])
+    mesh.from_pydata(_corners(bounds), _BOX_EDGES, [])
     mesh.update()
     return mesh
-
-
-def _stored_path(path: Path) -> str:
-    if not bpy.data.is_saved:
-        return str(path)
-    try:
-        return bpy.path.relpath(str(path))
-    except ValueError:  # another drive on Windows
-        return str(path)
 
 
 def _set_frame_rate(scene: bpy.types.Scene, fps: float) -> None:
@@ -165,7 +181,7 @@ def _skew_warnings(cameras: Sequence[ClipCamera]) -> list[str]:
 
 
 class Peel4DImportClip(bpy.types.Operator, ImportHelper):
-    """Import a Peel4D clip, a performance reconstructed from multi-view video"""
+    """Import Peel4D clips, performances reconstructed from multi-view video"""
 
     bl_idname = "import_scene.peel4d"
     bl_label = "Import Peel4D Clip"
@@ -173,6 +189,11 @@ class Peel4DImportClip(bpy.types.Operator, ImportHelper):
 
     filename_ext = ".p4d"
     filter_glob: StringProperty(default="*.p4d", options={"HIDDEN"})
+    # Several files, from the file browser or dropped into a window.
+    directory: StringProperty(subtype="DIR_PATH", options={"HIDDEN", "SKIP_SAVE"})
+    files: CollectionProperty(
+        type=bpy.types.OperatorFileListElement, options={"HIDDEN", "SKIP_SAVE"}
+    )
 
     up: EnumProperty(
         name="Up",
@@ -212,30 +233,58 @@ class Peel4DImportClip(bpy.types.Operator, ImportHelper):
         default=True,
     )
 
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if self.directory and self.files:  # dropped: the options are in the Adjust panel
+            return self.execute(context)
+        return super().invoke(context, event)
+
     def execute(self, context: bpy.types.Context) -> set[str]:
+        names = [file.name for file in self.files if file.name]
+        paths = [str(Path(self.directory) / name) for name in names] or [self.filepath]
+        paths = [bpy.path.abspath(path) for path in paths]
         try:
-            imported = import_clip(
-                context.scene,
-                context.collection,
-                bpy.path.abspath(self.filepath),
-                up=self.up,
-                cameras=self.cameras,
-                frame_start=self.frame_start,
-                relative_path=self.relative_path,
-                set_frame_range=self.set_frame_range,
-                set_frame_rate=self.set_frame_rate,
-                set_engine=self.set_engine,
-            )
+            for path in paths if len(paths) > 1 else ():
+                ClipReader(path).close()  # all or none
+            imported = [
+                import_clip(
+                    context.scene,
+                    context.collection,
+                    path,
+                    up=self.up,
+                    cameras=self.cameras,
+                    frame_start=self.frame_start,
+                    relative_path=self.relative_path,
+                    set_frame_range=self.set_frame_range,
+                    set_frame_rate=self.set_frame_rate,
+                    set_engine=self.set_engine,
+                )
+                for path in paths
+            ]
         except PeelError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        for warning in imported.warnings:
-            self.report({"WARNING"}, warning)
         for selected in context.selected_objects:
             selected.select_set(False)
-        imported.clip.select_set(True)
-        context.view_layer.objects.active = imported.clip
+        for one in imported:
+            for warning in one.warnings:
+                self.report({"WARNING"}, warning)
+            if one.clip.name in context.view_layer.objects:
+                one.clip.select_set(True)
+                context.view_layer.objects.active = one.clip
         return {"FINISHED"}
+
+
+class PEEL4D_FH_clip(bpy.types.FileHandler):
+    """Clips dropped into a window."""
+
+    bl_idname = "PEEL4D_FH_clip"
+    bl_label = "Peel4D Clip"
+    bl_import_operator = "import_scene.peel4d"
+    bl_file_extensions = ".p4d"
+
+    @classmethod
+    def poll_drop(cls, context: bpy.types.Context) -> bool:
+        return context.area is not None and context.area.type in {"VIEW_3D", "OUTLINER"}
 
 
 def _menu_entry(self, _context) -> None:
@@ -244,9 +293,11 @@ def _menu_entry(self, _context) -> None:
 
 def register() -> None:
     bpy.utils.register_class(Peel4DImportClip)
+    bpy.utils.register_class(PEEL4D_FH_clip)
     bpy.types.TOPBAR_MT_file_import.append(_menu_entry)
 
 
 def unregister() -> None:
     bpy.types.TOPBAR_MT_file_import.remove(_menu_entry)
+    bpy.utils.unregister_class(PEEL4D_FH_clip)
     bpy.utils.unregister_class(Peel4DImportClip)

@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import bpy
+import numpy as np
 
+from ..engine.clip.clip import ClipInfo
 from .cameras import Peel4DUseCapturedFormat
+from .clip_file import clip_file
+from .clip_object import Peel4DAddCropBox, Peel4DFindMissingClips, Peel4DRelocateClip
+from .import_clip import Peel4DImportClip
 from .render.engine import ENGINE_ID
 
 #: Built-in panels that list BLENDER_RENDER but show what Peel4D does not have; beginnings of names.
@@ -42,7 +47,13 @@ class PEEL4D_RENDER_PT_settings(_PropertiesPanel, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         layout = self._layout()
         render = context.scene.render
-        layout.prop(context.scene.peel4d, "layers")
+        settings = context.scene.peel4d
+        layout.prop(settings, "backend")
+        layout.prop(settings, "viewport_backend", text="Viewport")
+        layout.prop(settings, "layers")
+        layout.prop(settings, "samples")
+        layout.prop(settings, "meshes")
+        layout.prop(settings, "overlay")
         layout.prop(render, "film_transparent", text="Transparent Film")
         layout.prop(render, "threads_mode")
         column = layout.column()
@@ -63,7 +74,91 @@ class PEEL4D_VIEWLAYER_PT_passes(_PropertiesPanel, bpy.types.Panel):
         self._layout().prop(context.view_layer, "use_pass_z", text="Depth")
 
 
-class PEEL4D_OBJECT_PT_clip(_PropertiesPanel, bpy.types.Panel):
+class _ClipPanel:
+    """Everything about the clip of the active object, in two editors."""
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        clip_object = context.object
+        clip = clip_object.peel4d
+        self._draw_file(layout, clip_object)
+        header, body = layout.panel("PEEL4D_clip_playback")
+        header.label(text="Playback")
+        if body is not None:
+            playback = _plain(body)
+            playback.enabled = not clip.override_frame
+            playback.prop(clip, "frame_start")
+            playback.prop(clip, "frame_offset")
+            playback.prop(clip, "speed")
+            playback.prop(clip, "sequence_mode")
+            _plain(body).prop(clip, "override_frame")
+            override = body.column()
+            override.enabled = clip.override_frame
+            override.prop(clip, "frame")
+        header, body = layout.panel("PEEL4D_clip_look")
+        header.label(text="Look")
+        if body is not None:
+            animated = body.column()
+            animated.prop(clip, "opacity")
+            animated.prop(clip, "exposure")
+            animated.prop(clip, "saturation")
+            rest = _plain(body)
+            rest.prop(clip, "point_density", slider=True)
+            crop = rest.row(align=True)
+            crop.prop(clip, "crop_object")
+            if clip.crop_object is None:
+                crop.operator(Peel4DAddCropBox.bl_idname, text="", icon="ADD")
+
+    def _draw_file(self, layout: bpy.types.UILayout, clip_object: bpy.types.Object) -> None:
+        state = clip_file(clip_object)
+        row = _plain(layout).row(align=True)
+        row.alert = bool(state.problem)
+        row.prop(clip_object.peel4d, "filepath")
+        if state.problem:
+            column = layout.column(align=True)
+            column.alert = True
+            for index, line in enumerate(state.problem.split(". ")):
+                column.label(text=line, icon="BLANK1" if index else "ERROR")
+            layout.operator(Peel4DRelocateClip.bl_idname, icon="FILE_FOLDER")
+            if state.missing and state.path:
+                layout.operator(Peel4DFindMissingClips.bl_idname, icon="VIEWZOOM")
+            return
+        column = layout.column(align=True)
+        column.active = False
+        for line in facts(state.info, state.nbytes):
+            column.label(text=line)
+
+
+def _plain(layout: bpy.types.UILayout) -> bpy.types.UILayout:
+    """A column without the dots for keyframes."""
+    column = layout.column()
+    column.use_property_decorate = False
+    return column
+
+
+def facts(info: ClipInfo, nbytes: int) -> list[str]:
+    """What the head of a clip says, for people."""
+    counts = [count + info.static_points for count in info.points]
+    low, high = min(counts, default=0), max(counts, default=0)
+    points = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    seconds = info.frame_count / info.fps
+    size = np.asarray(info.bounds[1] - info.bounds[0])
+    return [
+        f"{info.frame_count:,} frames at {info.fps:g} fps ({seconds:.2f} s)",
+        f"{points} points, {megabytes(nbytes)}",
+        "{:.2f} x {:.2f} x {:.2f} units".format(*size),
+    ]
+
+
+def megabytes(nbytes: int) -> str:
+    """12.3 MB; decimal units as file managers show them."""
+    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 50_000 else f"{nbytes / 1e3:.1f} kB"
+
+
+class PEEL4D_OBJECT_PT_clip(_ClipPanel, bpy.types.Panel):
+    bl_space_type = "PROPERTIES"
+    bl_region_type = "WINDOW"
     bl_label = "Peel4D Clip"
     bl_context = "object"
 
@@ -71,24 +166,22 @@ class PEEL4D_OBJECT_PT_clip(_PropertiesPanel, bpy.types.Panel):
     def poll(cls, context: bpy.types.Context) -> bool:
         return context.object is not None and context.object.peel4d.is_clip
 
+
+class PEEL4D_VIEW3D_PT_clip(_ClipPanel, bpy.types.Panel):
+    """The clip that the active object shows"""
+
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Peel4D"
+    bl_label = "Clip"
+    bl_order = 30
+
     def draw(self, context: bpy.types.Context) -> None:
-        layout = self._layout()
-        clip = context.object.peel4d
-        layout.prop(clip, "filepath")
-        animated = layout.column()
-        animated.use_property_decorate = True
-        animated.prop(clip, "opacity")
-        playback = layout.column()
-        playback.enabled = not clip.override_frame
-        playback.prop(clip, "frame_start")
-        playback.prop(clip, "frame_offset")
-        playback.prop(clip, "speed")
-        playback.prop(clip, "sequence_mode")
-        layout.prop(clip, "override_frame")
-        override = layout.column()
-        override.enabled = clip.override_frame
-        override.use_property_decorate = True
-        override.prop(clip, "frame")
+        if context.object is not None and context.object.peel4d.is_clip:
+            super().draw(context)
+            return
+        self.layout.label(text="The active object is no clip")
+        self.layout.operator(Peel4DImportClip.bl_idname, text="Import Clip", icon="IMPORT")
 
 
 class PEEL4D_CAMERA_PT_captured(_PropertiesPanel, bpy.types.Panel):
@@ -112,6 +205,7 @@ CLASSES = (
     PEEL4D_RENDER_PT_settings,
     PEEL4D_VIEWLAYER_PT_passes,
     PEEL4D_OBJECT_PT_clip,
+    PEEL4D_VIEW3D_PT_clip,
     PEEL4D_CAMERA_PT_captured,
 )
 

@@ -17,19 +17,39 @@ from .timing import FrameMapping
 
 #: Since 4.5 a property has to say that `//` is meant; before, the word is unknown and // works.
 _BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
+#: Linked clips can be changed in the file that links them.
+_OVERRIDE = {"LIBRARY_OVERRIDABLE"}
+
+
+def _follow_crop_object(clip: Peel4DClipProperties, _context: object) -> None:
+    """Make the clip depend on its crop box, for Blender evaluates no hidden object without need."""
+    clip_object = clip.id_data
+    clip_object.driver_remove("peel4d.crop_motion")
+    if clip.crop_object is None:
+        return
+    driver = clip_object.driver_add("peel4d.crop_motion").driver
+    driver.type = "SUM"
+    variable = driver.variables.new()
+    variable.type = "TRANSFORMS"
+    variable.targets[0].id = clip.crop_object
 
 
 class Peel4DClipProperties(bpy.types.PropertyGroup):
     """`Object.peel4d`: the clip that an object shows, and when."""
 
     is_clip: BoolProperty(
-        name="Clip", description="This object shows a Peel4D clip", default=False, options=set()
+        name="Clip",
+        description="This object shows a Peel4D clip",
+        default=False,
+        options=set(),
+        override=_OVERRIDE,
     )
     filepath: StringProperty(
         name="File",
         description="The clip (.p4d)",
         subtype="FILE_PATH",
         options=_BLEND_RELATIVE,
+        override=_OVERRIDE,
     )
     opacity: FloatProperty(
         name="Opacity",
@@ -38,6 +58,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         min=0.0,
         max=1.0,
         subtype="FACTOR",
+        override=_OVERRIDE,
     )
     exposure: FloatProperty(
         name="Exposure",
@@ -47,6 +68,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         soft_max=3.0,
         min=-10.0,
         max=10.0,
+        override=_OVERRIDE,
     )
     saturation: FloatProperty(
         name="Saturation",
@@ -55,11 +77,20 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         min=0.0,
         soft_max=2.0,
         max=10.0,
+        override=_OVERRIDE,
     )
     crop_object: PointerProperty(
         name="Crop Box",
         description="Show only the points inside this object's bounding box, which can be animated",
         type=bpy.types.Object,
+        update=_follow_crop_object,
+        override=_OVERRIDE,
+    )
+    crop_motion: FloatProperty(
+        name="Crop Box Motion",
+        description="Has a driver that tells Blender about the crop box",
+        options={"HIDDEN", "ANIMATABLE"},
+        override=_OVERRIDE,
     )
     point_density: FloatProperty(
         name="Points",
@@ -69,6 +100,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         max=1.0,
         subtype="FACTOR",
         options=set(),
+        override=_OVERRIDE,
     )
     frame_start: FloatProperty(
         name="Start Frame",
@@ -77,6 +109,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         step=100,
         precision=1,
         options=set(),
+        override=_OVERRIDE,
     )
     frame_offset: IntProperty(
         name="Offset",
@@ -84,6 +117,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default=0,
         min=0,
         options=set(),
+        override=_OVERRIDE,
     )
     speed: FloatProperty(
         name="Speed",
@@ -92,6 +126,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         min=0.001,
         soft_max=10.0,
         options=set(),
+        override=_OVERRIDE,
     )
     sequence_mode: EnumProperty(
         name="Mode",
@@ -104,15 +139,21 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         ),
         default="CLIP",
         options=set(),
+        override=_OVERRIDE,
     )
     override_frame: BoolProperty(
         name="Override Frame",
         description="Show one given frame, which can be animated, instead of playing",
         default=False,
         options=set(),
+        override=_OVERRIDE,
     )
     frame: FloatProperty(
-        name="Frame", description="The clip frame to show, counted from 0", default=0.0, min=0.0
+        name="Frame",
+        description="The clip frame to show, counted from 0",
+        default=0.0,
+        min=0.0,
+        override=_OVERRIDE,
     )
 
     def frame_mapping(self) -> FrameMapping:
@@ -204,6 +245,12 @@ class Peel4DSceneProperties(bpy.types.PropertyGroup):
         default=True,
         options=set(),
     )
+    is_composite: BoolProperty(
+        name="Renders Clips",
+        description="This scene renders the clips of its background set for a composite",
+        default=False,
+        options={"HIDDEN"},
+    )
 
 
 CLASSES = (Peel4DClipProperties, Peel4DCameraProperties, Peel4DSceneProperties)
@@ -212,7 +259,7 @@ CLASSES = (Peel4DClipProperties, Peel4DCameraProperties, Peel4DSceneProperties)
 def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
-    bpy.types.Object.peel4d = PointerProperty(type=Peel4DClipProperties)
+    bpy.types.Object.peel4d = PointerProperty(type=Peel4DClipProperties, override=_OVERRIDE)
     bpy.types.Camera.peel4d = PointerProperty(type=Peel4DCameraProperties)
     bpy.types.Scene.peel4d = PointerProperty(type=Peel4DSceneProperties)
 

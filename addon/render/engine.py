@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import logging
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 
 import bpy
 from bpy.app.handlers import persistent
 
 from ...engine.errors import PeelError
-from . import final
+from . import composite_failure, display_panel, final
 from .session import SESSION
+from .viewport import Viewport
 
 ENGINE_ID = "PEEL4D"
 
@@ -18,9 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Peel4DRenderEngine(bpy.types.RenderEngine):
-    """A thin shell: `final` reads and draws, this class turns errors into failed renders.
+    """A thin shell over `final` and `viewport`; it turns errors into failed renders.
 
-    An exception that escapes from here would leave a black frame and a successful exit.
+    An exception that escapes from here would leave a black frame and a successful exit. Blender
+    makes one object per final render and one per viewport.
     """
 
     bl_idname = ENGINE_ID
@@ -30,6 +36,9 @@ class Peel4DRenderEngine(bpy.types.RenderEngine):
         super().__init__(*args, **kwargs)
         self._picture: final.FinalPicture | None = None
         self._failed = False
+        self.failure = ""
+        self._viewport: Viewport | None = None
+        self._text: str | None = None
 
     def update_render_passes(self, scene=None, renderlayer=None) -> None:
         self.register_pass(scene, renderlayer, "Combined", 4, "RGBA", "COLOR")
@@ -44,10 +53,49 @@ class Peel4DRenderEngine(bpy.types.RenderEngine):
             self._failed = False
 
     def render(self, depsgraph) -> None:
-        if self._failed:
-            return  # `update` has reported why
-        with _Reported(self):
-            final.draw(self, self._picture)
+        if not self._failed:  # else `update` has reported why
+            self._failed = True
+            with _Reported(self):
+                final.draw(self, self._picture)
+                self._failed = False
+        if self._failed and depsgraph.scene.peel4d.is_composite:
+            composite_failure.announce(self, self.failure)
+
+    def view_update(self, context, depsgraph) -> None:
+        begin = time.perf_counter()
+        viewport = self._viewport_object()
+        viewport.update(depsgraph, context.space_data)
+        viewport.ui_seconds.append(time.perf_counter() - begin)
+
+    def view_draw(self, context, depsgraph) -> None:
+        begin = time.perf_counter()
+        viewport = self._viewport_object()
+        text = viewport.draw(context, depsgraph)
+        if text != self._text:
+            self.update_stats("Peel4D" if text else "", text)
+            self._text = text
+        viewport.ui_seconds.append(time.perf_counter() - begin)
+
+    def _viewport_object(self) -> Viewport:
+        if self._viewport is None:
+            self._viewport = Viewport(SESSION, _redraw_of(self))
+            SESSION.viewports.add(self._viewport)
+            # The drawing thread knows the viewport, too; it must not draw for a closed region.
+            weakref.finalize(self, self._viewport.close)
+        return self._viewport
+
+
+def _redraw_of(engine: bpy.types.RenderEngine) -> Callable[[], None]:
+    """Tags the engine's region, from any thread; nothing happens when the engine is gone."""
+    reference = weakref.ref(engine)
+
+    def redraw() -> None:
+        alive = reference()
+        if alive is not None:
+            with suppress(ReferenceError):  # Blender has removed it, Python has not yet
+                alive.tag_redraw()
+
+    return redraw
 
 
 class _Reported:
@@ -68,6 +116,7 @@ class _Reported:
             # A fault of ours: the traceback is what a bug report needs.
             log.error("rendering failed", exc_info=(kind, error, traceback))
             text = f"internal error: {kind.__name__}: {error}"
+        self._engine.failure = text
         self._engine.report({"ERROR"}, f"Peel4D: {text}")
         return True
 
@@ -79,11 +128,13 @@ def _release_session(*_args) -> None:
 
 def register() -> None:
     bpy.utils.register_class(Peel4DRenderEngine)
+    display_panel.register()
     bpy.app.handlers.load_pre.append(_release_session)
 
 
 def unregister() -> None:
     if _release_session in bpy.app.handlers.load_pre:
         bpy.app.handlers.load_pre.remove(_release_session)
+    display_panel.unregister()
     bpy.utils.unregister_class(Peel4DRenderEngine)
     SESSION.release()

@@ -10,14 +10,19 @@ import numpy as np
 from mathutils import Color
 
 from ...engine.errors import PeelError
-from ...engine.render.backend import Instance, render_scene
+from ...engine.render.backend import Instance
 from ...engine.render.camera import Camera
 from . import color, view
+from .meshes import Surfaces, collect_surfaces, shade
+from .picture import Quality, peel
+from .prefetch import prefetch, step_between
 from .scene import ClipScene, collect
 from .session import SESSION
 
 #: Depth of a pixel that shows nothing, as Blender's own engines write it.
 NO_DEPTH = 1e10
+#: Shares of the progress bar: reading and drawing.
+_READ, _DRAWN = 0.2, 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,17 +32,19 @@ class FinalPicture:
     camera: of the window that is rendered. full_width, full_height: of the full frame.
     background: scene-linear colour (3,) behind the clips; None = transparent film.
     rec709_to_scene_linear: (3, 3), None where the working space is linear Rec. 709.
-    threads: 0 = one per core.
+    step: scene frames to the next picture of the animation, None where none is expected.
     """
 
     clips: ClipScene
+    surfaces: Surfaces
     camera: Camera
+    quality: Quality
     full_width: int
     full_height: int
     view_layer: str
     background: np.ndarray | None
     rec709_to_scene_linear: np.ndarray | None
-    threads: int
+    step: float | None
 
 
 def read(engine: bpy.types.RenderEngine, depsgraph: bpy.types.Depsgraph) -> FinalPicture:
@@ -51,44 +58,69 @@ def read(engine: bpy.types.RenderEngine, depsgraph: bpy.types.Depsgraph) -> Fina
         raise PeelError("the scene has no camera", where=f"scene '{scene.name}'")
     full = view.full_camera(camera_object.evaluated_get(depsgraph), depsgraph, render)
     window = view.render_window(render)
+    clips = collect(depsgraph, SESSION)
+    last, SESSION.last_final_time = SESSION.last_final_time, clips.time
     return FinalPicture(
-        clips=collect(depsgraph, SESSION),
+        clips=clips,
+        surfaces=collect_surfaces(depsgraph, scene.peel4d.meshes, SESSION.geometry),
         camera=full.crop(window.x, window.y, window.width, window.height),
+        quality=Quality(int(scene.peel4d.samples), scene.peel4d.backend.lower(), threads(render)),
         full_width=full.width,
         full_height=full.height,
         view_layer=depsgraph.view_layer_eval.name,
-        background=None if render.film_transparent else _world_color(scene.world),
-        rec709_to_scene_linear=_rec709_to_scene_linear(),
-        threads=render.threads if render.threads_mode == "FIXED" else 0,
+        background=None if render.film_transparent else world_color(scene.world),
+        rec709_to_scene_linear=rec709_to_scene_linear(),
+        step=None if last in (None, clips.time) else step_between(last, clips.time),
     )
 
 
 def draw(engine: bpy.types.RenderEngine, picture: FinalPicture) -> None:
     """Decode, peel and hand the passes to Blender. Raises PeelError."""
-    if not picture.clips.clip_count:
+    clips = picture.clips
+    if not clips.clip_count:
         engine.report({"WARNING"}, "Peel4D: no clip is visible; the picture shows none")
     instances = []
-    points = 0
-    for index, item in enumerate(picture.clips.instances):
+    for index, item in enumerate(clips.instances):
         if engine.test_break():
             return
-        engine.update_stats("Peel4D", f"reading clip {index + 1}/{len(picture.clips.instances)}")
-        for part in item.reader.packed(item.frame):
-            points += len(part)
+        engine.update_stats("Peel4D", f"Reading clip {index + 1}/{len(clips.instances)}")
+        for part in SESSION.points(item.reader, item.frame, item.look):
             instances.append(Instance(part, item.matrix, item.opacity, index))
-    if engine.test_break():
-        return
-    engine.update_progress(0.3)
-    engine.update_stats("Peel4D", f"{len(instances)} clip(s), {points:,} points")
-    rendered = render_scene(
-        instances, picture.camera, picture.clips.settings, threads=picture.threads
+        engine.update_progress(_READ * (index + 1) / len(clips.instances))
+    if picture.step is not None:
+        prefetch(clips, picture.step)  # while this one is being drawn
+    text = _contents(instances, picture.surfaces)
+    engine.update_stats("Peel4D", text)
+
+    def progress(done: float) -> None:
+        engine.update_progress(_READ + (_DRAWN - _READ) * done)
+        engine.update_stats("Peel4D", f"{text} | {done:.0%}")
+
+    rendered = peel(
+        instances,
+        shade(picture.surfaces, picture.camera),
+        picture.camera,
+        clips.settings,
+        picture.quality,
+        canvas=SESSION.canvas,
+        stop=engine.test_break,
+        progress=progress,
     )
+    if rendered is None:
+        return
     rgba = color.scene_linear_from_clip(rendered.rgba, picture.rec709_to_scene_linear)
     if picture.background is not None:
         rgba = color.over_background(rgba, picture.background)
     depth = np.where(np.isfinite(rendered.depth), rendered.depth, np.float32(NO_DEPTH))
     _write(engine, picture, {"Combined": rgba, "Depth": depth})
+    engine.update_stats("Peel4D", f"{text} | {rendered.backend.upper()}")
     engine.update_progress(1.0)
+
+
+def _contents(instances: list[Instance], surfaces: Surfaces) -> str:
+    clips = len({instance.id for instance in instances})
+    text = f"{clips} clip(s), {sum(len(one.splats) for one in instances):,} points"
+    return f"{text}, {len(surfaces):,} triangles" if len(surfaces) else text
 
 
 def _write(
@@ -114,12 +146,17 @@ def _write(
     engine.end_result(result)
 
 
-def _world_color(world: bpy.types.World | None) -> np.ndarray:
+def threads(render: bpy.types.RenderSettings) -> int:
+    """For the CPU, 0 = one per core."""
+    return render.threads if render.threads_mode == "FIXED" else 0
+
+
+def world_color(world: bpy.types.World | None) -> np.ndarray:
     """The world's plain colour, scene-linear (3,); its nodes belong to other engines."""
     return np.zeros(3) if world is None else np.array(world.color, dtype=np.float64)
 
 
-def _rec709_to_scene_linear() -> np.ndarray | None:
+def rec709_to_scene_linear() -> np.ndarray | None:
     """(3, 3) from OpenColorIO's configuration, None for the identity (Blender's default)."""
     columns = [
         Color(unit).from_rec709_linear_to_scene_linear()

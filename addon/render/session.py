@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What stays open between two pictures: the readers of the clips, with the frames they keep.
+"""What stays between two pictures: readers with their frames, geometry, and the drawing thread.
 
 Blender makes a new RenderEngine for every frame (5.0: two), so nothing of value may live on it.
 """
@@ -7,11 +7,24 @@ Blender makes a new RenderEngine for every frame (5.0: two), so nothing of value
 from __future__ import annotations
 
 import threading
+import weakref
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...engine.clip.clip import ClipInfo
 from ...engine.clip.reader import ClipReader
 from ...engine.errors import ClipError
+from ...engine.render.look import Look, apply_look
+from ...engine.render.splats import SH_COUNTS, PackedSplats, Splats
+from .meshes import GeometryCache
+from .picture import Canvas
+from .render_thread import RenderThread
+
+#: Decoded frames that one clip may keep, bytes.
+CLIP_BYTES = 512 << 20
+#: Points with another look than the clip's that are kept, as parts of clips.
+_LOOKS = 16
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,24 @@ class ClipKey:
 
 
 class Session:
-    """Open clips by the state of their file. Thread-safe."""
+    """Open clips by the state of their file, and what was made for drawing them. Thread-safe.
+
+    geometry: of the scene's meshes. canvas: what final renders draw on. thread: draws viewports.
+    last_final_time: scene frame of the last final render, None before the first.
+    viewports: those that show the engine's pictures.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._readers: dict[ClipKey, ClipReader] = {}
+        self._looks: OrderedDict[tuple[int, Look], tuple[object, PackedSplats | Splats]] = (
+            OrderedDict()
+        )
+        self.geometry = GeometryCache()
+        self.canvas = Canvas()
+        self.thread = RenderThread()
+        self.last_final_time: float | None = None
+        self.viewports: weakref.WeakSet = weakref.WeakSet()
 
     def open(self, path: str) -> ClipReader:
         """The reader of the clip at the absolute `path`, shared. Raises ClipError.
@@ -52,11 +78,40 @@ class Session:
         with self._lock:
             reader = self._readers.get(key)
             if reader is None:
-                reader = ClipReader(path)
+                reader = self._opened(path)
                 for old in [old for old in self._readers if old.path == path]:
                     self._readers.pop(old).close()
                 self._readers[key] = reader
             return reader
+
+    def _opened(self, path: str) -> ClipReader:
+        with ClipReader(path) as head:
+            frames = frames_in_budget(head.info)
+        return ClipReader(path, cache_frames=frames)
+
+    def points(
+        self, reader: ClipReader, frame: int, look: Look
+    ) -> tuple[PackedSplats | Splats, ...]:
+        """The parts of a frame as a look shows them; the last ones are kept. Raises ClipError."""
+        parts = reader.packed(frame)
+        if look.is_identity:
+            return parts
+        return tuple(self._looked(part, look) for part in parts)
+
+    def _looked(self, part: PackedSplats, look: Look) -> PackedSplats | Splats:
+        key = (id(part), look)
+        with self._lock:
+            known = self._looks.get(key)
+            if known is not None:
+                self._looks.move_to_end(key)
+                return known[1]
+        looked = apply_look(part, look)
+        with self._lock:
+            # The part itself is kept, too: its id stays its own.
+            self._looks[key] = (part, looked)
+            while len(self._looks) > _LOOKS:
+                self._looks.popitem(last=False)
+        return looked
 
     @property
     def clip_count(self) -> int:
@@ -64,10 +119,23 @@ class Session:
         return len(self._readers)
 
     def release(self) -> None:
-        """Close every clip; their frames go with them."""
+        """Stop drawing and close every clip; frames, geometry and canvases go with them."""
+        self.thread.stop()
         with self._lock:
             while self._readers:
                 self._readers.popitem()[1].close()
+            self._looks.clear()
+        self.geometry.release()
+        self.canvas = Canvas()
+        self.last_final_time = None
+
+
+def frames_in_budget(info: ClipInfo) -> int:
+    """How many decoded frames of a clip are kept."""
+    # At most 12 bytes for the position, 2 for every other number.
+    point_bytes = 12 + 2 + 2 + 6 * SH_COUNTS[info.sh_degree]
+    frame_bytes = max(max(info.points, default=0), 1) * point_bytes
+    return min(max(CLIP_BYTES // frame_bytes, 2), 64)
 
 
 #: The one session of this process; `addon.unregister` and loading another file release it.

@@ -126,3 +126,85 @@ def world_to_camera(camera_object: bpy.types.Object) -> tuple[np.ndarray, np.nda
     left, _, right = np.linalg.svd(axes)
     R = OPENCV_FROM_BLENDER @ (left @ right).T
     return R, -R @ matrix[:3, 3]
+
+
+def region_camera(
+    window_matrix: np.ndarray,
+    view_matrix: np.ndarray,
+    width: int,
+    height: int,
+    clip: tuple[float, float] | None = None,
+) -> Camera:
+    """The camera of a 3D viewport.
+
+    window_matrix, view_matrix: (4, 4), of its RegionView3D; they hold lens, shift, zoom and offset.
+    width, height: of its region in pixels. clip: near and far where they are known; else they are
+    taken from the matrix, where single precision leaves few digits of far.
+    Raises PeelError for a matrix that no pinhole or orthographic camera has.
+    """
+    projection = np.asarray(window_matrix, dtype=np.float64)
+    orthographic = bool(projection[3, 3] != 0.0)
+    shift = projection[:2, 3] if orthographic else -projection[:2, 2]
+    # Zero or not finite: the region is not laid out yet.
+    if not (np.isfinite(projection).all() and (np.diag(projection)[:3] != 0.0).all()):
+        raise PeelError("the viewport has no projection yet")
+    if clip is None:
+        a, b = projection[2, 2], projection[2, 3]
+        near, far = ((b + 1) / a, (b - 1) / a) if orthographic else (b / (a - 1), b / (a + 1))
+    else:
+        near, far = clip
+    K = np.array(
+        [
+            [projection[0, 0] * width / 2, 0.0, (1.0 + shift[0]) * width / 2],
+            [0.0, projection[1, 1] * height / 2, (1.0 - shift[1]) * height / 2],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+    to_view = np.asarray(view_matrix, dtype=np.float64)
+    left, scale, right = np.linalg.svd(to_view[:3, :3])
+    if not (np.isfinite(to_view).all() and scale[-1] > 0.0):
+        raise PeelError("the viewport has no view yet")
+    R = OPENCV_FROM_BLENDER @ left @ right
+    # The centre stays where it is although the axes are made orthonormal.
+    centre = -np.linalg.solve(to_view[:3, :3], to_view[:3, 3])
+    return Camera(
+        K=K,
+        R=R,
+        t=-R @ centre,
+        width=width,
+        height=height,
+        near=near,
+        far=far,
+        orthographic=orthographic,
+    )
+
+
+def camera_frame(
+    camera: Camera, camera_object: bpy.types.Object, scene: bpy.types.Scene
+) -> tuple[float, float, float, float]:
+    """Where the picture of an evaluated scene camera lies in a viewport that looks through it.
+
+    camera: of the viewport. Returns left, top, right, bottom in pixels of the region, y down.
+    """
+    corners = np.array([tuple(c) for c in camera_object.data.view_frame(scene=scene)])
+    # In the camera's own axes: the viewport's, whatever scale the camera object has.
+    x, y, z = (corners * [1.0, -1.0, -1.0]).T
+    divisor = 1.0 if camera.orthographic else z
+    u = camera.K[0, 0] * x / divisor + camera.K[0, 2]
+    v = camera.K[1, 1] * y / divisor + camera.K[1, 2]
+    return float(u.min()), float(v.min()), float(u.max()), float(v.max())
+
+
+def border_window(
+    frame: tuple[float, float, float, float],
+    border: tuple[float, float, float, float],
+    width: int,
+    height: int,
+) -> Window:
+    """A border (min x, min y, max x, max y; shares of `frame`, y up) inside a region, in pixels."""
+    left, top, right, bottom = frame
+    x0, x1 = (left + share * (right - left) for share in (border[0], border[2]))
+    y0, y1 = (bottom + share * (top - bottom) for share in (border[3], border[1]))
+    x0, x1 = (min(max(round(x), 0), width) for x in (x0, x1))
+    y0, y1 = (min(max(round(y), 0), height) for y in (y0, y1))
+    return Window(x0, y0, max(x1 - x0, 0), max(y1 - y0, 0))

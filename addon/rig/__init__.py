@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+from . import operators, panel, preparation, properties
+from .export import path_to_reconstruct, views_to_reconstruct
+
+__all__ = ["path_to_reconstruct", "views_to_reconstruct"]
+
+_MODULES = (properties, preparation, operators, panel)
+
 
 def register() -> None:
-    pass
+    for module in _MODULES:
+        module.register()
 
 
 def unregister() -> None:
-    pass
+    for module in reversed(_MODULES):
+        module.unregister()

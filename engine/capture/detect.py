@@ -11,12 +11,15 @@ from .dynamic3dgs import is_dynamic3dgs, read_dynamic3dgs
 from .easyvolcap import calibration_files, camera_folders, read_easyvolcap
 from .listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_in, folders_in
 from .parsing import read_json
+from .rig_file import FILE_NAME as RIG_FILE_NAME
+from .rig_file import FORMAT as RIG_FORMAT
+from .rig_file import is_rig, read_rig, rig_source
 from .sidecar import FILE_NAME, apply_sidecar
 from .transforms import is_transforms, read_transforms
 
 SUPPORTED = (
     "Dynamic 3D Gaussians (train_meta.json), EasyVolcap/EasyMocap (intri.yml, extri.yml), "
-    "nerfstudio/instant-ngp/Blender/D-NeRF (transforms*.json)"
+    "nerfstudio/instant-ngp/Blender/D-NeRF (transforms*.json), Peel4D rigs (peel4d_rig.json)"
 )
 _HINT = f"Supported are {SUPPORTED}"
 
@@ -59,12 +62,36 @@ def _read_file(path: Path, size: tuple[int, int] | None) -> Capture:
         document = read_json(path)
         if is_dynamic3dgs(document):
             return read_dynamic3dgs(path)
+        if is_rig(document):
+            return _read_rig_file(path, document)
         if is_transforms(document):
             return read_transforms(path, size)
         raise CaptureError("is JSON, but no calibration of a known kind", where=path, hint=_HINT)
     if suffix in (".yml", ".yaml"):
         return read_easyvolcap(path, size)
     raise CaptureError("is not a calibration file of a known kind", where=path, hint=_HINT)
+
+
+def _read_rig_file(path: Path, document: dict) -> Capture:
+    stated = rig_source(path, document)
+    if stated is None:
+        return read_rig(path, None)
+    source_path, size = stated
+    if _is_rig_path(source_path):  # such chains end nowhere when two files name each other
+        raise CaptureError(
+            "takes its footage from another rig", where=path, hint="Name the capture itself"
+        )
+    return read_rig(path, open_capture(source_path, size=size))
+
+
+def _read_rig_folder(folder: Path, size: tuple[int, int] | None) -> Capture:
+    return _read_file(folder / RIG_FILE_NAME, size)
+
+
+def _is_rig_path(path: Path) -> bool:
+    if path.is_dir():
+        return _by_standard_names(path) is _read_rig_folder
+    return path.suffix.lower() == ".json" and path.is_file() and is_rig(read_json(path))
 
 
 def _by_standard_names(folder: Path) -> Callable[[Path, tuple[int, int] | None], Capture] | None:
@@ -76,6 +103,8 @@ def _by_standard_names(folder: Path) -> Callable[[Path, tuple[int, int] | None],
     names = ("transforms", "transforms_train", "transforms_val", "transforms_test")
     if any((folder / f"{name}.json").is_file() for name in names):
         return read_transforms
+    if (folder / RIG_FILE_NAME).is_file():
+        return _read_rig_folder
     return None
 
 
@@ -148,6 +177,8 @@ def open_capture(path: str | Path, *, size: tuple[int, int] | None = None) -> Ca
                 hint="Give the folder of a capture, or its calibration file",
             )
         capture = _read_folder(path, size) if path.is_dir() else _read_file(path, size)
+        if capture.format == RIG_FORMAT:  # states everything itself
+            return capture
         sidecar = (path if path.is_dir() else path.parent) / FILE_NAME
         return apply_sidecar(capture, sidecar) if sidecar.is_file() else capture
     except OSError as error:

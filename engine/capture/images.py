@@ -152,7 +152,7 @@ def _foreground(image: np.ndarray, path: Path) -> np.ndarray:
     return _to_uint8(image, path) > _MASK_THRESHOLD
 
 
-def _bends(view: View) -> bool:
+def bends(view: View) -> bool:
     """Whether straight lines come out bent: a fisheye lens does that without coefficients too."""
     return bool(view.distortion) or view.lens == "fisheye"
 
@@ -226,7 +226,7 @@ class ImageReader:
         None where all do (a view without distortion). Elsewhere images are black, masks False.
         """
         v = self.capture.views[view]
-        if not _bends(v):
+        if not bends(v):
             return None
 
         def compute() -> np.ndarray:
@@ -276,7 +276,7 @@ class ImageReader:
             result = convert(pixels, source.path)
         except CaptureError as error:
             raise CaptureError(error.what, where=where, hint=error.hint) from error
-        if _bends(v):
+        if bends(v):
             as_bytes = result.view(np.uint8) if result.dtype == bool else result
             result = self._undistorted(as_bytes, frame, view, interpolation).view(result.dtype)
         result = np.ascontiguousarray(result)

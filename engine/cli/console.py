@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 from collections.abc import Iterator
 
 from ..errors import PeelError
 from ..progress import Progress, ProgressCallback
 
+_lock = threading.Lock()
+
 
 def emit(event: str, **values: object) -> None:
-    """One JSON object on one line of stdout (the worker protocol)."""
-    print(json.dumps({"event": event, **values}, allow_nan=False), flush=True)
+    """One JSON object on one line of stdout (the worker protocol), from any thread."""
+    line = json.dumps({"event": event, **values}, allow_nan=False) + "\n"
+    with _lock:
+        sys.stdout.write(line)
+        sys.stdout.flush()
 
 
 def emit_error(error: PeelError) -> None:

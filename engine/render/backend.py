@@ -82,7 +82,7 @@ def render_scene(
     """
     name = select(backend)
     core.camera_struct(camera)  # which checks it
-    clips = [_placed(instance, index, camera) for index, instance in enumerate(instances)]
+    clips = [placed(instance, index, camera) for index, instance in enumerate(instances)]
     triangles = join_meshes(meshes)
     arrays = None
     if out is not None:
@@ -125,7 +125,8 @@ def _cuda_problem() -> CoreError | None:
     return None
 
 
-def _placed(instance: Instance, index: int, camera: Camera) -> core.PlacedClip:
+def placed(instance: Instance, index: int, camera: Camera) -> core.PlacedClip:
+    """An instance as the back ends take it; index: its place in the scene. Raises CoreError."""
     matrix = np.asarray(instance.matrix, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or (matrix[3] != [0, 0, 0, 1]).any():
         raise CoreError(

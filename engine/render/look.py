@@ -26,7 +26,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import CoreError
-from .splats import SH_COUNTS, PackedSplats, Quantized, Splats
+from .splats import PackedSplats, Quantized, Splats
 
 #: Luma of a display-referred Rec. 709 (sRGB) colour.
 LUMA = np.array([0.2126, 0.7152, 0.0722])
@@ -35,7 +35,7 @@ DISPLAY_GAMMA = 2.2
 #: 2^32 times the golden ratio's fraction, odd.
 _GOLDEN = np.uint32(2654435769)
 #: Points whose colours are mixed at once: their floats stay in a core's cache.
-_BLOCK = 8192
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,22 +187,24 @@ def _mixed(sh: np.ndarray | Quantized, matrix: np.ndarray) -> np.ndarray:
 
 
 def _mixed_codes(sh: Quantized, matrix: np.ndarray) -> np.ndarray:
-    """The same from codes (N, 3 B): matrix (code step + low) = (matrix step) code + matrix low."""
+    """The same from codes (N, 3 B): matrix (code step + low) = (matrix step) code + matrix low.
+
+    One product with a block diagonal matrix: most of it multiplies zeros, and it is still faster
+    than small products and their transposition.
+    """
     codes = sh.codes.T
     components, count = codes.shape
-    basis = components // 3
-    assert basis in SH_COUNTS
+    every = np.kron(np.eye(components // 3), matrix.T)  # (3 B, 3 B)
+    scale = (sh.step[:, None] * every).astype(np.float32)
+    shift = (sh.low @ every).astype(np.float32)
     # Codes beyond `high` mean `high`.
     last = np.divide(sh.high - sh.low, sh.step, out=np.zeros(components), where=sh.step > 0)
     last = last.astype(np.float32)[:, None]
-    scale = (matrix * sh.step.reshape(basis, 1, 3)).astype(np.float32)
-    shift = (sh.low.reshape(basis, 3) @ matrix.T).astype(np.float32)[..., None]
-    mixed = np.empty((count, basis, 3), dtype=np.float32)
+    mixed = np.empty((count, components), dtype=np.float32)
     for start in range(0, count, _BLOCK):
         block = slice(start, start + _BLOCK)
         values = codes[:, block].astype(np.float32)
         np.minimum(values, last, out=values)
-        colors = scale @ values.reshape(basis, 3, -1)
-        colors += shift
-        mixed[block] = colors.transpose(2, 0, 1)
-    return mixed
+        np.matmul(values.T, scale, out=mixed[block])
+        mixed[block] += shift
+    return mixed.reshape(count, components // 3, 3)

@@ -32,6 +32,9 @@ class Folder:
     def shared(self) -> Path:
         return self.root / "shared.safetensors"
 
+    def color(self, label: int) -> Path:
+        return self.root / f"color-{label:06d}.safetensors"
+
     @property
     def running(self) -> Path:
         return self.root / "running.safetensors"
@@ -43,6 +46,10 @@ class Folder:
     @property
     def initial_clip(self) -> Path:
         return self.root / "initial.p4d"
+
+    @property
+    def preview_clip(self) -> Path:
+        return self.root / "preview.p4d"
 
     @property
     def metrics(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from .plan import FRAGMENT_FRAMES, Folder, Plan, load_plan, save_plan
 from .plates import load_plates
 from .settings import TrainSettings
 from .trainer import Job, train
+from .watch import UNWATCHED, Watch
 
 log = logging.getLogger(engine_name)
 
@@ -71,8 +73,12 @@ class _Run:
     plates: dict[int, np.ndarray]
     images: TrainingImages
     progress: ProgressCallback
+    watch: Watch
     spacing: float
     color: CameraColor
+
+    def preview(self, label: int, splats: Splats) -> None:
+        self.watch.preview(splats, label, fps=self.capture.fps, up=self.capture.up)
 
     def finish(self, label: int, splats: Splats, training_psnr: float) -> None:
         """Keep a trained frame and report how the held-out views like it."""
@@ -93,14 +99,17 @@ def reconstruct(
     resume: bool = False,
     max_memory: int = 4 << 30,
     progress: ProgressCallback = silent,
+    watch: Watch = UNWATCHED,
 ) -> dict:
     """Train `plan` into the folder `output` and bake `clip.p4d` and `initial.p4d` there.
 
     resume: go on with what is in the folder; a frame that is complete is not trained again and an
-    unfinished one continues from its last checkpoint. Returns {"seconds", "points",
-    "bytes_per_frame", ...}. Raises CaptureError, ReconstructionError, OutputError.
+    unfinished one continues from its last checkpoint. watch: is shown the points of the running
+    frame and may end the run anywhere. Returns {"seconds", "points", "bytes_per_frame", ...}.
+    Raises CaptureError, ReconstructionError, OutputError and what `watch` raises.
     """
     started = time.monotonic()
+    checked = _checked(progress, watch)
     folder = Folder(Path(output))
     _claim(folder, plan, resume)
     torch.manual_seed(plan.settings.seed)
@@ -112,11 +121,22 @@ def reconstruct(
     reader = ImageReader(capture, cache_bytes=image_bytes)
     views = [capture.view_index(name) for name in plan.views]
     tests = [capture.view_index(name) for name in plan.test_views]
-    plates = load_plates(capture, reader, folder, [*views, *tests], progress)
+    plates = load_plates(capture, reader, folder, [*views, *tests], checked)
     images = TrainingImages(capture, reader, plates, max_bytes=crop_bytes)
-    spacing, color = _shared_stage(plan, folder, capture, reader, views, images, progress)
+    spacing, color = _shared_stage(plan, folder, capture, reader, views, images, progress, watch)
     run = _Run(
-        plan, folder, capture, reader, views, tests, plates, images, progress, spacing, color
+        plan,
+        folder,
+        capture,
+        reader,
+        views,
+        tests,
+        plates,
+        images,
+        progress,
+        watch,
+        spacing,
+        color,
     )
 
     for start in range(0, len(plan.frames), FRAGMENT_FRAMES):
@@ -125,10 +145,21 @@ def reconstruct(
             _train_fragment(run, labels)
         else:
             for label in labels:
+                watch.check()
                 _train_frame(run, label)
     folder.running.unlink(missing_ok=True)
-    result = bake(plan, folder, capture)
+    result = bake(plan, folder, capture, checked)
     return {**result, "seconds": time.monotonic() - started, "spacing": spacing}
+
+
+def _checked(progress: ProgressCallback, watch: Watch) -> ProgressCallback:
+    """Stages without steps of the optimisation can be ended wherever they report."""
+
+    def report(state: Progress) -> None:
+        progress(state)
+        watch.check()
+
+    return report
 
 
 def _claim(folder: Folder, plan: Plan, resume: bool) -> None:
@@ -166,6 +197,7 @@ def _shared_stage(
     views: list[int],
     images: TrainingImages,
     progress: ProgressCallback,
+    watch: Watch,
 ) -> tuple[float, CameraColor]:
     """What all frames share: the point spacing and the cameras' colours."""
     color = CameraColor(len(capture.views))
@@ -195,15 +227,21 @@ def _shared_stage(
         if len(usable) < 3:
             continue  # two cameras cannot tell a camera's colour from a material's
         learned = CameraColor(len(capture.views))
-        train(
-            _explicit(points, rgb, settings, inset=settings.inset),
-            learned,
-            Job(f"color-{label}", (frame,), (tuple(usable),)),
-            images,
-            settings,
-            learn_color=True,
-            on_step=_reporter(progress, "camera colour", number, len(labels)),
-        )
+        if folder.color(label).is_file():
+            learned.load_state_dict(load_tensors(folder.color(label))[0])
+        else:
+            train(
+                _explicit(points, rgb, settings, inset=settings.inset),
+                learned,
+                Job(f"color-{label}", (frame,), (tuple(usable),)),
+                images,
+                settings,
+                learn_color=True,
+                checkpoint=folder.running,
+                on_step=_reporter(progress, "camera colour", number, len(labels)),
+                watch=watch,
+            )
+            save_tensors(folder.color(label), learned.state_dict())
         learned.center(usable)
         log_gain[usable] += learned.log_gain.detach()[usable]
         offset[usable] += learned.offset.detach()[usable]
@@ -215,6 +253,8 @@ def _shared_stage(
         if taught:
             color.center(taught)
     save_tensors(folder.shared, color.state_dict(), spacing=spacing)
+    for label in labels:
+        folder.color(label).unlink(missing_ok=True)
     return spacing, color
 
 
@@ -242,7 +282,10 @@ def _start(run: _Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
         run.capture, run.reader, frame, run.views, source=plan.points, spacing=run.spacing
     )
     untrained = _explicit(points, rgb, replace(plan.settings, sh_degree=0), inset=0.0)
-    save_splats(run.folder.initial(label), untrained().to_splats())
+    splats = untrained().to_splats()
+    save_splats(run.folder.initial(label), splats)
+    if run.watch.preview_due():
+        run.preview(label, splats)
     return points, rgb, run.images.usable(frame, run.views)
 
 
@@ -261,6 +304,8 @@ def _train_frame(run: _Run, label: int) -> None:
         plan.settings,
         checkpoint=folder.running,
         on_step=_reporter(run.progress, "frames", plan.frames.index(label), len(plan.frames)),
+        watch=run.watch,
+        on_preview=lambda _step: run.preview(label, _points_now(model, 0)),
     )
     run.finish(label, model().to_splats(), psnr)
 
@@ -297,10 +342,17 @@ def _train_fragment(run: _Run, labels: tuple[int, ...]) -> None:
         settings,
         checkpoint=folder.running,
         on_step=_reporter(run.progress, "frames", first, len(plan.frames), len(labels)),
+        watch=run.watch,
+        on_preview=lambda step: run.preview(labels[step], _points_now(model, step)),
     )
     with torch.no_grad():
         for step, label in enumerate(labels):
             run.finish(label, model(step).to_splats(), psnr)
+
+
+@torch.no_grad()
+def _points_now(model: ExplicitPoints | FieldPoints, step: int) -> Splats:
+    return model(step).to_splats()
 
 
 def _reporter(progress: ProgressCallback, stage: str, first: int, frames: int, count: int = 1):
@@ -317,7 +369,7 @@ def _reporter(progress: ProgressCallback, stage: str, first: int, frames: int, c
     return report
 
 
-def bake(plan: Plan, folder: Folder, capture: Capture) -> dict:
+def bake(plan: Plan, folder: Folder, capture: Capture, progress: ProgressCallback = silent) -> dict:
     """Write the clip and the clip of the initial points from the frames' checkpoints."""
     cameras = []
     for index, view in enumerate(() if capture.moving else capture.views):
@@ -341,11 +393,17 @@ def bake(plan: Plan, folder: Folder, capture: Capture) -> dict:
         "first_frame": plan.frames[0],
         "up": capture.up,
     }
-    initial = (load_splats(folder.initial(label)) for label in plan.frames)
+
+    def frames(file: Callable[[int], Path], first: int) -> Iterator[Splats]:
+        for number, label in enumerate(plan.frames):
+            yield load_splats(file(label))
+            progress(Progress("clip", first + number + 1, 2 * len(plan.frames)))
+
+    initial = frames(folder.initial, 0)
     write_clip(
         folder.initial_clip, initial, provenance={**provenance, "stage": "initial"}, **common
     )
-    final = (load_splats(folder.frame(label)) for label in plan.frames)
+    final = frames(folder.frame, len(plan.frames))
     info = write_clip(folder.clip, final, provenance=provenance, **common)
     size = folder.clip.stat().st_size
     return {

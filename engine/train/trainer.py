@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import ReconstructionError
+from ..errors import PeelError, ReconstructionError
 from ..model.camera_color import CameraColor
 from ..model.kplanes import FieldPoints
 from ..model.points import ExplicitPoints
@@ -20,11 +20,14 @@ from .losses import color_loss, mask_loss, structural_dissimilarity
 from .peel_autograd import peel
 from .perceptual import load_lpips
 from .settings import TrainSettings
+from .watch import UNWATCHED, Watch
 
 #: Seconds between checkpoints inside a job.
 CHECKPOINT_SECONDS = 15.0
 
 StepCallback = Callable[[int, int, float], None]
+#: Gets the time step that was just trained.
+PreviewCallback = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,16 @@ def train(
     learn_color: bool = False,
     checkpoint: Path | None = None,
     on_step: StepCallback | None = None,
+    watch: Watch = UNWATCHED,
+    on_preview: PreviewCallback | None = None,
 ) -> float:
     """Optimise `model` in place and return the training PSNR of the last epoch, in dB.
 
     checkpoint: a file that is written every few seconds and read first if it belongs to this job;
     training then goes on where it stopped and ends in the same place. on_step(step, total, psnr)
-    is called about ten times a second. Raises ReconstructionError when nothing can be learned or
-    the optimisation diverges.
+    is called about ten times a second. watch: may end training after any step, which is saved
+    first, and asks for on_preview(time step). Raises ReconstructionError when nothing can be
+    learned or the optimisation diverges, and what `watch` raises.
     """
     order = schedule(job, settings)
     if not order:
@@ -158,6 +164,14 @@ def train(
         optimizer.step()
         errors.append(error)
 
+        try:
+            watch.check()
+        except PeelError:
+            if checkpoint:
+                _save(checkpoint, job, settings, step + 1, model, color, optimizer)
+            raise
+        if on_preview and watch.preview_due():
+            on_preview(time_step)
         now = time.monotonic()
         if on_step and now - reported > 0.1:
             on_step(step + 1, len(order), psnr_of(errors[-50:]))

@@ -188,3 +188,39 @@ def render_png(tmp_path) -> Callable:
         return pixels
 
     return render_to_png
+
+
+@pytest.fixture(scope="session")
+def graphics(registered):
+    """The `gpu` module. Before Blender 5.2 it works without a window only after a render."""
+    import bpy
+    import gpu
+
+    class WithGraphics(bpy.types.RenderEngine):
+        bl_idname = "PEEL4D_TEST_GRAPHICS"
+        bl_label = "Graphics"
+        bl_use_gpu_context = True
+
+        def render(self, depsgraph):
+            self.end_result(self.begin_result(0, 0, 4, 4))
+
+    if hasattr(gpu, "init"):
+        gpu.init()
+    else:
+        bpy.utils.register_class(WithGraphics)
+        scene = bpy.data.scenes.new("graphics")
+        scene.render.engine = WithGraphics.bl_idname
+        scene.render.resolution_x = scene.render.resolution_y = 4
+        camera = bpy.data.objects.new("graphics", bpy.data.cameras.new("graphics"))
+        scene.collection.objects.link(camera)
+        scene.camera = camera
+        try:
+            bpy.ops.render.render(scene=scene.name)
+        finally:
+            bpy.data.scenes.remove(scene)
+            bpy.utils.unregister_class(WithGraphics)
+    try:
+        gpu.platform.renderer_get()
+    except SystemError as error:
+        pytest.skip(f"no graphics device: {error}")
+    return gpu

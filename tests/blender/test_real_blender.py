@@ -167,3 +167,52 @@ def test_disabling_and_removing_leave_no_trace(blender, clip):
     switched = blender("-b", "--python-exit-code", "1", "-P", "/w/scripts/disable.py")
     assert switched.returncode == 0, switched.stdout
     assert "Traceback" not in switched.stdout
+
+
+@pytest.fixture(scope="module")
+def composite(blender, clip) -> str:
+    """The clip composited over a grey world by Cycles, saved."""
+    (blender.folder / "composed.p4d").write_bytes(clip.read_bytes())
+    blend = blender.scene("composed.p4d", "composed", "PNG")
+    script = blender.folder / "scripts" / "composite.py"
+    script.write_text(
+        "import bpy\n"
+        "scene = bpy.context.scene\n"
+        "scene.render.film_transparent = False\n"
+        "scene.world = bpy.data.worlds.new('grey')\n"
+        "scene.world.use_nodes = True\n"
+        "color = scene.world.node_tree.nodes['Background'].inputs['Color']\n"
+        "color.default_value = (0.2, 0.2, 0.2, 1.0)\n"
+        "bpy.ops.scene.peel4d_composite(samples='1')\n"
+        "assert scene.render.engine == 'CYCLES'\n"
+        "scene.cycles.samples = 1\n"
+        "scene.cycles.use_denoising = False\n"
+        "scene.frame_end = 2\n"
+        "bpy.ops.wm.save_mainfile()\n"
+    )
+    made = blender("-b", blend, "--python-exit-code", "1", "-P", "/w/scripts/composite.py")
+    assert made.returncode == 0, made.stdout
+    return blend
+
+
+def test_an_animation_composited_with_cycles(blender, clip, composite):
+    rendered = blender("-b", composite, "-a")
+    assert rendered.returncode == 0, rendered.stdout
+    for index, expected in zip(range(2), engine_pictures(clip), strict=False):
+        image = bpy.data.images.load(str(blender.folder / f"composed_{index + 1:04d}.png"))
+        image.colorspace_settings.name = "Non-Color"
+        pixels = np.array(image.pixels[:]).reshape(image.size[1], image.size[0], 4)[::-1]
+        linear = scene_linear_from_clip(expected.rgba)
+        linear = linear[..., :3] + (1.0 - linear[..., 3:]) * 0.2
+        encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+        assert np.abs(pixels[..., :3] - encoded).max() <= 2 * LEVEL
+
+
+def test_a_composite_without_its_clip_ends_with_an_error(blender, composite):
+    for picture in blender.folder.glob("composed_*.png"):
+        picture.unlink()
+    (blender.folder / "composed.p4d").unlink()
+    rendered = blender("-b", composite, "-a")
+    assert rendered.returncode != 0, rendered.stdout
+    assert "composed.p4d: cannot open the clip" in rendered.stdout
+    assert not list(blender.folder.glob("composed_*.png"))

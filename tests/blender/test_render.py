@@ -400,7 +400,7 @@ def test_a_fault_of_ours_fails_the_render_too(shot, render, monkeypatch):
     def fault(*_args, **_kwargs):
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr("peel4d.addon.render.final.render_scene", fault)
+    monkeypatch.setattr("peel4d.addon.render.picture.render_scene", fault)
     with fails_with("internal error: ZeroDivisionError: on purpose"):
         render()
 

@@ -1,0 +1,153 @@
+"""`python -m peel4d.engine.worker reconstruct|resume|check`: see docs/json.md for what it says."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..cli.arguments import parse_memory
+from ..cli.console import emit, emit_error, progress_reporter
+from ..cli.reconstruct import JsonWarnings, add_arguments, emit_started, plan_of
+from ..errors import PeelError
+from .faults import explain
+from .lifeline import die_with, listen
+from .run import needs, plan_to_resume, run_plan
+
+INTERNAL = 1
+CANCELLED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    faulthandler.enable()
+    _keep_stdout_clean()
+    if options.command != "create":  # it has to end its children first, see there
+        die_with(options.parent)
+    try:
+        return options.run(options)
+    except Exception as error:
+        known = explain(error, getattr(options, "output", None))
+        if isinstance(error, ModuleNotFoundError):
+            known = needs(error)
+        traceback.print_exc()  # stderr is the log file
+        if known is None:
+            known = PeelError(
+                f"{type(error).__name__}: {error}", hint="This is a bug; the log file says where"
+            )
+            known.code, known.exit_code = "internal", INTERNAL
+        emit_error(known)
+        return known.exit_code
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .environment import describe
+
+    emit("environment", **describe())
+    return 0
+
+
+def _create(options: argparse.Namespace) -> int:
+    from .create import create
+
+    listen(_end_with_children)
+    described = create(
+        options.folder,
+        options.lock,
+        lambda what, step, total: emit("progress", stage=what, step=step, total=total, eta=None),
+    )
+    emit("environment", **described)
+    return 0
+
+
+def _end_with_children() -> None:
+    """pip and what it starts end with us, where we lead a group of our own."""
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(CANCELLED)
+
+
+def _reconstruct(options: argparse.Namespace) -> int:
+    logging.getLogger().addHandler(JsonWarnings(logging.WARNING))
+    # Heartbeats first: importing torch alone takes seconds.
+    from .supervision import Supervision
+
+    supervision = Supervision(
+        emit,
+        preview_path=options.output / "preview.p4d" if options.preview else None,
+        memory_limit=options.max_memory,
+        preview_seconds=options.preview or 0.0,
+    )
+    listen(supervision.cancel)
+    signal.signal(signal.SIGTERM, lambda *_: supervision.cancel())
+    supervision.start_heartbeat()
+
+    from ..train.watch import Cancelled
+
+    try:
+        resume = options.command == "resume"
+        plan = plan_to_resume(options.output) if resume else plan_of(options)
+        emit_started(plan)
+        with progress_reporter(json_lines=True) as progress:
+            result = run_plan(
+                plan,
+                options.output,
+                resume=resume or options.resume,
+                max_memory=options.max_memory,
+                progress=progress,
+                watch=supervision,
+            )
+    except Cancelled as error:
+        emit("cancelled", output=str(options.output), message=str(error))
+        return CANCELLED
+    emit("done", **result)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="peel4d.engine.worker", description="Reconstructs for Blender: JSON lines on stdout."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    reconstruct = commands.add_parser("reconstruct", help="as `peel4d reconstruct`")
+    add_arguments(reconstruct)
+    resume = commands.add_parser("resume", help="go on with a folder as it was started")
+    resume.add_argument("output", type=Path, metavar="DIR")
+    resume.add_argument("--max-memory", type=parse_memory, metavar="4G")
+    check = commands.add_parser("check", help="say what this interpreter has")
+    check.set_defaults(run=_check)
+    create = commands.add_parser("create", help="make a virtual environment with what is needed")
+    create.add_argument("folder", type=Path, metavar="DIR")
+    create.add_argument("lock", type=Path, help="requirements with exact versions")
+    create.set_defaults(run=_create)
+    for command in (reconstruct, resume):
+        command.set_defaults(run=_reconstruct)
+        command.add_argument(
+            "--preview", type=float, metavar="S", help="write DIR/preview.p4d every S seconds"
+        )
+    for command in (reconstruct, resume, check, create):
+        command.add_argument(
+            "--parent", type=int, metavar="PID", help="end when this process has gone"
+        )
+    return parser
+
+
+def _keep_stdout_clean() -> None:
+    """Keep stdout for events: what libraries print by themselves goes to the log."""
+    try:
+        events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+        os.dup2(2, 1)
+    except OSError:
+        return  # no stderr: leave things as they are
+    sys.stdout = events
+
+
+if __name__ == "__main__":
+    sys.exit(main())

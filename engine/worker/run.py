@@ -1,0 +1,98 @@
+"""One reconstruction from a plan to scores, as the worker and `peel4d reconstruct` run it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import PeelError, ReconstructionError
+from ..progress import ProgressCallback
+from .faults import explain
+from .memory import peak_bytes
+
+if TYPE_CHECKING:
+    from ..train.plan import Plan
+    from ..train.watch import Watch
+
+#: Of the memory limit when none is given: how much images may take, not what stops a run.
+DEFAULT_MEMORY = 4 << 30
+
+
+def plan_to_resume(directory: Path) -> Plan:
+    """The plan that a folder was started with. Raises ReconstructionError where there is none, and
+    CaptureError when its capture is gone."""
+    from ..capture.detect import open_capture
+    from ..train.plan import Folder, fingerprint, load_plan
+
+    plan = load_plan(Folder(directory))
+    # That the capture is still the same is for `reconstruct` to judge.
+    return replace(plan, fingerprint=fingerprint(open_capture(plan.capture, size=plan.size)))
+
+
+def run_plan(
+    plan: Plan,
+    output: Path,
+    *,
+    resume: bool,
+    max_memory: int | None,
+    progress: ProgressCallback,
+    watch: Watch | None = None,
+) -> dict:
+    """Train, bake and score `plan` into the folder `output` and write its metrics.json.
+
+    Returns the fields of the event "done". Raises PeelError; a lack of memory or space is one, too.
+    """
+    try:
+        return _run(plan, output, resume, max_memory, progress, watch)
+    except Exception as error:
+        known = explain(error, output)
+        if known is None or known is error:
+            raise
+        raise known from error
+
+
+def _run(
+    plan: Plan,
+    output: Path,
+    resume: bool,
+    max_memory: int | None,
+    progress: ProgressCallback,
+    watch: Watch | None,
+) -> dict:
+    from ..train.evaluate import evaluate
+    from ..train.plan import Folder
+    from ..train.reconstruct import reconstruct
+    from ..train.records import write_json
+    from ..train.watch import UNWATCHED
+
+    watch = watch or UNWATCHED
+    result = reconstruct(
+        plan,
+        output,
+        resume=resume,
+        max_memory=max_memory or DEFAULT_MEMORY,
+        progress=progress,
+        watch=watch,
+    )
+    scores = {}
+    for stage in ("initial", "final") if plan.test_views else ():
+        for region in ("mask", "full"):
+            watch.check()
+            try:
+                value = evaluate(output, region=region, stage=stage)
+            except ReconstructionError:
+                continue  # held-out views without images or masks cannot be scored
+            scores[f"{stage}_{region}"] = value
+    result["peak_memory_bytes"] = peak_bytes()
+    folder = Folder(output)
+    write_json(folder.metrics, {**result, "scores": scores})
+    means = {name: value["mean"] for name, value in scores.items()}
+    return {"output": str(folder.root), "clip": str(folder.clip), **result, "scores": means}
+
+
+def needs(error: ModuleNotFoundError) -> PeelError:
+    """What to say when a package that training needs is not there."""
+    return ReconstructionError(
+        f"training needs {error.name}", hint='Install it with: pip install "peel4d[train]"'
+    )
