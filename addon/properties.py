@@ -34,6 +34,11 @@ def _follow_crop_object(clip: Peel4DClipProperties, _context: object) -> None:
     variable.targets[0].id = clip.crop_object
 
 
+def _changed(clip: Peel4DClipProperties, _context: object) -> None:
+    """Viewports redraw; Blender notices nothing by itself when a script sets a property."""
+    clip.id_data.update_tag()
+
+
 class Peel4DClipProperties(bpy.types.PropertyGroup):
     """`Object.peel4d`: the clip that an object shows, and when."""
 
@@ -43,6 +48,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default=False,
         options=set(),
         override=_OVERRIDE,
+        update=_changed,
     )
     filepath: StringProperty(
         name="File",
@@ -50,6 +56,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         subtype="FILE_PATH",
         options=_BLEND_RELATIVE,
         override=_OVERRIDE,
+        update=_changed,
     )
     opacity: FloatProperty(
         name="Opacity",
@@ -59,6 +66,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         max=1.0,
         subtype="FACTOR",
         override=_OVERRIDE,
+        update=_changed,
     )
     exposure: FloatProperty(
         name="Exposure",
@@ -69,6 +77,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         min=-10.0,
         max=10.0,
         override=_OVERRIDE,
+        update=_changed,
     )
     saturation: FloatProperty(
         name="Saturation",
@@ -78,6 +87,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         soft_max=2.0,
         max=10.0,
         override=_OVERRIDE,
+        update=_changed,
     )
     crop_object: PointerProperty(
         name="Crop Box",
@@ -101,6 +111,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         subtype="FACTOR",
         options=set(),
         override=_OVERRIDE,
+        update=_changed,
     )
     frame_start: FloatProperty(
         name="Start Frame",
@@ -110,6 +121,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         precision=1,
         options=set(),
         override=_OVERRIDE,
+        update=_changed,
     )
     frame_offset: IntProperty(
         name="Offset",
@@ -118,6 +130,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         min=0,
         options=set(),
         override=_OVERRIDE,
+        update=_changed,
     )
     speed: FloatProperty(
         name="Speed",
@@ -127,6 +140,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         soft_max=10.0,
         options=set(),
         override=_OVERRIDE,
+        update=_changed,
     )
     sequence_mode: EnumProperty(
         name="Mode",
@@ -140,6 +154,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default="CLIP",
         options=set(),
         override=_OVERRIDE,
+        update=_changed,
     )
     override_frame: BoolProperty(
         name="Override Frame",
@@ -147,6 +162,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default=False,
         options=set(),
         override=_OVERRIDE,
+        update=_changed,
     )
     frame: FloatProperty(
         name="Frame",
@@ -154,6 +170,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default=0.0,
         min=0.0,
         override=_OVERRIDE,
+        update=_changed,
     )
 
     def frame_mapping(self) -> FrameMapping:
