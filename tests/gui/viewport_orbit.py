@@ -292,10 +292,7 @@ def steps():
 
     (OUT / "orbit.json").write_text(json.dumps(report, indent=1))
     print(json.dumps(report, indent=1), flush=True)
-    # Blender draws its own Solid mode at this rate: software graphics on a busy machine may not
-    # allow ten redraws a second of anything.
-    possible = 1000.0 / report["solid_gap_median_ms"]
-    assert report["pictures_per_second"] >= min(10.0, 1.2 * possible), report
+    assert report["pictures_per_second"] >= 10.0, report
     assert report["ui_p99_ms"] < 50.0, report
 
 
