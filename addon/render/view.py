@@ -111,15 +111,19 @@ def world_to_camera(camera_object: bpy.types.Object) -> tuple[np.ndarray, np.nda
 
     Raises PeelError when its parents shear it: no pinhole camera sees the world like that.
     """
-    matrix = np.array(camera_object.matrix_world, dtype=np.float64)
+    return pose_of(np.array(camera_object.matrix_world, dtype=np.float64), camera_object.name)
+
+
+def pose_of(matrix: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """`world_to_camera` of a matrix (4, 4), Blender's camera axes to the world."""
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
     if not np.isfinite(matrix).all() or lengths.min() <= 0.0:
-        raise PeelError("the camera has no size or no position", where=camera_object.name)
+        raise PeelError("the camera has no size or no position", where=name)
     axes = matrix[:3, :3] / lengths
     if np.abs(axes.T @ axes - np.eye(3)).max() > _SHEAR_TOLERANCE:
         raise PeelError(
             "the camera is sheared by the scale of its parents",
-            where=f"camera '{camera_object.name}'",
+            where=f"camera '{name}'",
             hint="Make the scale of the camera's parents uniform",
         )
     # The nearest orthogonal matrix, which removes the rounding of single precision.

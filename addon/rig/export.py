@@ -18,12 +18,11 @@ from ...engine.capture.rig_file import FILE_NAME, FORMAT, RigView, is_rig, rig_s
 from ...engine.errors import CaptureError, PeelError
 from ..cameras import intrinsics_of_lens
 from ..preferences import user_folder
-from ..render.view import OPENCV_FROM_BLENDER
+from ..render.view import pose_of
 from .build import fill_views, is_edited, open_rig_capture, rig_size, set_findings
 
 #: A camera that differs by less is where the capture says; Blender's numbers are single precision.
 _SAME = 2e-6
-_SHEAR_TOLERANCE = 1e-4
 
 
 def views_to_reconstruct(scene: bpy.types.Scene) -> tuple[list[str], list[str]]:
@@ -304,22 +303,7 @@ def _at(
         if root is not None:
             world = np.array(root.evaluated_get(depsgraph).matrix_world, dtype=np.float64)
             matrix = np.linalg.inv(world) @ matrix
-    return K, *_pose(matrix, camera)
-
-
-def _pose(matrix: np.ndarray, camera: bpy.types.Object) -> tuple[np.ndarray, np.ndarray]:
-    """Camera to rig (4, 4), Blender's camera axes -> R, t."""
-    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-    axes = matrix[:3, :3] / np.maximum(lengths, 1e-30)
-    if lengths.min() <= 0 or np.abs(axes.T @ axes - np.eye(3)).max() > _SHEAR_TOLERANCE:
-        raise PeelError(
-            "the camera is sheared by the scale of its parents",
-            where=f"camera '{camera.name}'",
-            hint="Make the scale of the camera's parents uniform",
-        )
-    left, _, right = np.linalg.svd(axes)
-    R = OPENCV_FROM_BLENDER @ (left @ right).T
-    return R, -R @ matrix[:3, 3]
+    return K, *pose_of(matrix, camera.name)
 
 
 def _source_of(capture: Capture) -> tuple[Path | None, Capture]:

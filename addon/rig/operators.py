@@ -348,20 +348,19 @@ class Peel4DUseBlenderCameras(_RigOperator, bpy.types.Operator, ExportHelper):
         self.report({"INFO"}, f"{len(scene.peel4d_rig.views)} cameras written to {written}")
 
 
-class Peel4DRigFromCameras(bpy.types.Operator):
+class Peel4DRigFromCameras(_RigOperator, bpy.types.Operator):
     """Make the selected cameras the rig; their background images are the footage"""
 
     bl_idname = "scene.peel4d_rig_from_cameras"
     bl_label = "Rig from Cameras"
     bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012 (Blender's own attribute)
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            rig_from_cameras(context.scene, context.selected_objects)
-        except PeelError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        return {"FINISHED"}
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return True  # there is no rig yet
+
+    def run(self, context: bpy.types.Context) -> None:
+        rig_from_cameras(context.scene, context.selected_objects)
 
 
 class Peel4DMarkViews(_RigOperator, bpy.types.Operator):

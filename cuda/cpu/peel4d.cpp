@@ -213,7 +213,7 @@ void prepare(const peel4d_camera& camera, const peel4d_settings& settings,
 
 Mesh prepare(const peel4d_camera& camera, const peel4d_settings& settings, const peel4d_mesh& m) {
   return {view_of(camera, settings, kIdentity), m.position, m.index, m.color, m.holdout, m.id,
-          m.count, m.color_per_triangle};
+          m.count};
 }
 
 template <class Function>

@@ -93,11 +93,11 @@ typedef struct peel4d_clip {
 /* Opaque triangles in the world, seen from both sides. */
 typedef struct peel4d_mesh {
   uint32_t size;
-  int32_t color_per_triangle; /* color is (count, 3), else (vertex_count, 3) */
+  uint32_t reserved; /* 0 */
   int64_t vertex_count, count;
   const float *position;   /* (vertex_count, 3) */
   const int32_t *index;    /* (count, 3), each in 0 .. vertex_count - 1 */
-  const float *color;      /* clipped to [0, 1] */
+  const float *color;      /* (vertex_count, 3), clipped to [0, 1] */
   const uint8_t *holdout;  /* (count): 1 hides what is behind it and shows nothing itself */
   const int32_t *id;       /* (count): what peel4d_image.surface_id shows */
 } peel4d_mesh;

@@ -25,6 +25,7 @@ from ..worker.lifeline import ORPHANED, die_with, listen
 from .capture import Capture, ImageFile
 from .detect import open_capture
 from .images import ImageReader, bends
+from .listing import file_state
 
 KINDS = ("images", "masks")
 #: Marks a complete folder of prepared files; holds what they were made of.
@@ -112,11 +113,7 @@ def prepared_name(capture: Capture, view: int, kind: str) -> str:
     known: dict[Path, str] = {}
     for frame, file in files_of(capture, view, kind).items():
         if file.path not in known:
-            try:
-                status = file.path.stat()
-                known[file.path] = f"{file.path} {status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                known[file.path] = f"{file.path} missing"
+            known[file.path] = f"{file.path} {file_state(file.path)}"
         digest.update(f"{frame} {file.index} {file.layer} {known[file.path]}\n".encode())
     return f"{v.name}-{kind}-{digest.hexdigest()[:12]}"
 

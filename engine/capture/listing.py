@@ -24,6 +24,15 @@ def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return [folder / name for name in names]
 
 
+def file_state(path: Path) -> str:
+    """Size and time of a file as one text, which differs once the file was changed."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def folders_in(folder: Path) -> list[Path]:
     """Sub-folders of `folder`, by name; [] where there is no such folder."""
     if not folder.is_dir():

@@ -323,7 +323,6 @@ def array_struct(attribute: np.ndarray | Quantized, keep_alive: list[np.ndarray]
 def mesh_struct(triangles: Triangles) -> CMesh:
     """The struct of all triangles; it points into their arrays."""
     return CMesh(
-        color_per_triangle=0,
         vertex_count=len(triangles.position),
         count=len(triangles.index),
         position=pointer(triangles.position),

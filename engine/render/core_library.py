@@ -96,7 +96,7 @@ class CClip(_Sized):
 class CMesh(_Sized):
     _fields_ = [
         ("size", c_uint32),
-        ("color_per_triangle", c_int32),
+        ("reserved", c_uint32),
         ("vertex_count", c_int64),
         ("count", c_int64),
         ("position", c_void_p),

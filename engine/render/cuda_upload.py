@@ -216,7 +216,6 @@ def triangle_struct(triangles: Triangles, addresses: Sequence[int]) -> CMesh:
     """The struct of triangles whose arrays are on the device."""
     position, index, color, holdout, number = addresses
     return CMesh(
-        color_per_triangle=0,
         vertex_count=len(triangles.position),
         count=len(triangles.index),
         position=position,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ..capture.capture import Capture
+from ..capture.listing import file_state
 from ..errors import ReconstructionError
 from .records import read_json, write_json
 from .settings import TrainSettings
@@ -91,11 +92,7 @@ def fingerprint(capture: Capture) -> str:
     for files in (capture.images, capture.masks, capture.depths):
         for key, file in sorted(files.items(), key=lambda item: item[0]):
             if file.path not in described:
-                try:
-                    status = file.path.stat()
-                    described[file.path] = f"{file.path.name} {status.st_size} {status.st_mtime_ns}"
-                except OSError:
-                    described[file.path] = f"{file.path.name} missing"
+                described[file.path] = f"{file.path.name} {file_state(file.path)}"
             digest.update(f"{key} {file.index} {described[file.path]}\n".encode())
     return digest.hexdigest()
 

@@ -17,11 +17,10 @@ struct Mesh {
   View view;              // with the identity as its clip
   const float* position;  // (vertices, 3)
   const int32_t* index;   // (count, 3) vertices
-  const float* color;     // (vertices, 3) or, with color_per_triangle, (count, 3)
+  const float* color;     // (vertices, 3)
   const uint8_t* holdout;  // (count): 1 hides the points behind it and shows nothing itself
   const int32_t* id;       // (count)
   int64_t count;
-  int32_t color_per_triangle;
 };
 
 struct ScreenTriangle {
@@ -134,14 +133,10 @@ PEEL_HD void triangle_color(const Mesh& mesh, int64_t triangle, const ScreenTria
   }
   for (int c = 0; c < 3; ++c) {
     double value = 0.0;
-    if (mesh.color_per_triangle) {
-      value = mesh.color[3 * triangle + c];
-    } else {
-      for (int i = 0; i < 3; ++i) {
-        value += weight[i] * mesh.color[3 * (int64_t)mesh.index[3 * triangle + i] + c];
-      }
-      value /= sum;
+    for (int i = 0; i < 3; ++i) {
+      value += weight[i] * mesh.color[3 * (int64_t)mesh.index[3 * triangle + i] + c];
     }
+    value /= sum;
     rgb[c] = value > 0.0 ? (value < 1.0 ? (float)value : 1.0f) : 0.0f;
   }
 }
