@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The extension in the real Blender application, headless.
+# The extension in the real Blender application, headless and with a window.
 #   tests/real_blender.sh [CHROOT]     default $PEEL4D_BLENDER_CHROOT or /var/tmp/peel4d-trixie
 # Makes the chroot with Debian's Blender when it is not there (root, about 70 s, 1.2 GB; kept),
-# builds the extension and runs tests/blender/test_real_blender.py.
+# builds the extension and runs tests/blender/test_real_blender.py and tests/gui.
+# $PEEL4D_PICTURES: a folder for the screenshots that the window tests take.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=$(cd .. && pwd)/shared/tools/blender
@@ -17,4 +18,4 @@ fi
 "$python" tools/build_extension.py
 version=$("$python" -c 'import peel4d; print(peel4d.__version__)')
 PEEL4D_BLENDER_CHROOT=$chroot PEEL4D_EXTENSION=build/peel4d-$version.zip \
-  "$python" -m pytest tests/blender/test_real_blender.py
+  "$python" -m pytest tests/blender/test_real_blender.py tests/gui
