@@ -6,10 +6,10 @@ from __future__ import annotations
 import atexit
 
 from . import (
+    blend_paths,
     cameras,
-    clip_file,
     clip_object,
-    compositing,
+    composite,
     import_clip,
     job,
     panels,
@@ -25,11 +25,11 @@ _MODULES = (
     engine,
     overlay,
     cameras,
-    clip_file,
+    blend_paths,
     import_clip,
     rig,
     job,
-    compositing,
+    composite,
     clip_object,
     panels,
 )

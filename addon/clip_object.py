@@ -12,8 +12,9 @@ from bpy_extras.io_utils import ImportHelper
 
 from ..engine.clip.reader import ClipReader
 from ..engine.errors import PeelError
-from .clip_file import clip_file, clip_objects, clip_path, is_editable, stored_path
-from .compositing import Peel4DComposite, Peel4DRemoveComposite
+from .blend_paths import stored_path
+from .clip_file import clip_file, clip_objects, clip_path, is_editable
+from .composite.operators import Peel4DComposite, Peel4DRemoveComposite
 from .import_clip import Peel4DImportClip, fit_box
 
 

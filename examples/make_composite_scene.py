@@ -2,6 +2,7 @@
 """Make a .blend file in which Cycles' objects move around a clip, composited by Peel4D.
 
     python examples/make_composite_scene.py [CLIP] [-o build/composite] [--render 1,12]
+    blender -b -P examples/make_composite_scene.py -- [CLIP] [-o build/composite] [--render 1,12]
 
 Without CLIP it takes the clip of `make demo`, or makes a small ball of points if that is not there.
 A ring passes around the subject, in front of it and behind it, a sphere circles it the other way
@@ -12,6 +13,7 @@ extension is installed; --render does it here for some frames ("all" for the ani
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -20,12 +22,16 @@ import bpy
 import numpy as np
 from mathutils import Vector
 
-import peel4d
-from peel4d.addon.compositing import composite
-from peel4d.addon.import_clip import import_clip
-from peel4d.engine.clip.writer import write_clip
-from peel4d.engine.render.settings import PeelSettings
-from peel4d.engine.render.splats import Splats
+try:
+    import peel4d  # beside Blender's module
+
+    peel4d.register()
+except ImportError:  # in Blender itself, where it is an extension
+    enabled = [each.module for each in bpy.context.preferences.addons]
+    enabled = [module for module in enabled if module.endswith(".peel4d")]
+    if not enabled:
+        sys.exit("Peel4D is not enabled in Blender's preferences")
+    peel4d = importlib.import_module(enabled[0])
 
 DEMO_CLIP = Path("build/demo/reconstruction/clip.p4d")
 
@@ -38,19 +44,18 @@ def main() -> int:
     parser.add_argument("--size", default="960x540", help="WIDTHxHEIGHT")
     parser.add_argument("--samples", type=int, default=32, help="of Cycles, per pixel")
     parser.add_argument("--render", help='frames as "1,12", or "all"')
-    options = parser.parse_args()
+    # What stands before -- is for Blender, where this runs in the application.
+    options = parser.parse_args(sys.argv[1:][sys.argv.index("--") if "--" in sys.argv else 0 :])
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     clip = options.clip or (DEMO_CLIP if DEMO_CLIP.exists() else make_ball(output / "ball.p4d"))
 
-    peel4d.register()
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_empty=True)
     blend = output / "composite.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))  # so that the clip's path is relative to it
     scene = bpy.context.scene
-    subject = import_clip(
-        scene, scene.collection, clip.resolve(), cameras=False, relative_path=True
-    ).clip
+    bpy.ops.import_scene.peel4d(filepath=str(clip.resolve()), cameras=False, relative_path=True)
+    subject = bpy.context.active_object
     subject.peel4d.sequence_mode = "PING_PONG"
     bpy.context.view_layer.update()
 
@@ -61,7 +66,7 @@ def main() -> int:
     scene.cycles.use_denoising = False
     scene.view_settings.view_transform = "Standard"  # which leaves the footage as it was
     build(scene, *extent(subject))
-    composite(scene)
+    bpy.ops.scene.peel4d_composite()
 
     scene.render.image_settings.file_format = "PNG"
     scene.render.filepath = "//pictures/"
@@ -79,6 +84,7 @@ def main() -> int:
 
 def make_ball(path: Path) -> Path:
     """A clip of 12 frames: a ball of points that breathes."""
+    splats_of = part("render.splats").Splats
     rng = np.random.default_rng(4)
     direction = rng.normal(size=(40_000, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -87,16 +93,22 @@ def make_ball(path: Path) -> Path:
     color = color * (0.6 + 0.4 * direction[:, 2:])
     size = len(direction)
     frames = [
-        Splats.from_colors(
+        splats_of.from_colors(
             direction * (0.5 + 0.05 * math.sin(2 * math.pi * index / 12)) + (0.0, 0.0, 0.55),
-            np.full(size, 0.006),
+            np.full(size, 0.011),
             np.full(size, 0.9),
             color,
         )
         for index in range(12)
     ]
-    write_clip(path, frames, fps=24.0, settings=PeelSettings(), up=(0.0, 0.0, 1.0))
+    settings = part("render.settings").PeelSettings()
+    part("clip.writer").write_clip(path, frames, fps=24.0, settings=settings, up=(0.0, 0.0, 1.0))
     return path
+
+
+def part(name: str):
+    """A module of the engine, which has another place in an extension."""
+    return importlib.import_module(f"{peel4d.__name__}.engine.{name}")
 
 
 def extent(subject: bpy.types.Object) -> tuple[Vector, Vector]:

@@ -121,9 +121,12 @@ def test_every_coefficient_is_multiplied_by_the_matrix(degree):
     points = packed(degree=degree)
     plain = points.unpack()
     expected = plain.sh.astype(np.float64) @ matrix.T
-    for source in (points, plain):
-        # float32 products and sums of values up to 3.
-        np.testing.assert_allclose(numbers(apply_look(source, look)).sh, expected, atol=2e-6)
+    # float32 products and sums of values up to 3.
+    np.testing.assert_allclose(numbers(apply_look(plain, look)).sh, expected, atol=2e-6)
+    # Codes of 16 bits for a range of 2 * 2^(0.7 / 2.2): half a step.
+    np.testing.assert_allclose(
+        numbers(apply_look(points, look)).sh, expected, atol=2 * gain / 131070 + 2e-6
+    )
     half = PackedSplats.pack_half(plain)
     expected = half.unpack().sh.astype(np.float64) @ matrix.T
     np.testing.assert_allclose(numbers(apply_look(half, look)).sh, expected, atol=2e-6)
@@ -135,7 +138,21 @@ def test_codes_beyond_the_end_of_their_range_stay_there():
     points = PackedSplats(np.zeros((2, 3)), np.ones(2), np.ones(2), sh)
     look = Look(saturation=0.2)
     expected = points.unpack().sh.astype(np.float64) @ look.color_matrix.T
-    np.testing.assert_allclose(apply_look(points, look).unpack().sh, expected, atol=1e-6)
+    shown = apply_look(points, look).unpack().sh
+    np.testing.assert_allclose(shown, expected, atol=1.0 / 131070 + 1e-6)
+
+
+@pytest.mark.parametrize("saturation", [0.0, 0.3, 1.7, 10.0])
+def test_mixed_codes_stay_codes(saturation):
+    """Of half the size of float32, and with strong saturation, which has negative weights, too."""
+    points = packed(degree=3)
+    look = Look(saturation=saturation)
+    shown = apply_look(points, look)
+    assert isinstance(shown.sh, Quantized) and shown.sh.codes.dtype == np.uint16
+    assert shown.sh.codes.T.flags.c_contiguous
+    reach = 2.0 * np.abs(look.color_matrix).sum(axis=1).max()
+    expected = points.unpack().sh.astype(np.float64) @ look.color_matrix.T
+    np.testing.assert_allclose(numbers(shown).sh, expected, atol=reach / 131070 + 1e-5)
 
 
 def test_what_does_not_change_is_shared(part):

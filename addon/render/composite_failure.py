@@ -14,6 +14,8 @@ import sys
 import bpy
 import numpy as np
 
+from .session import SESSION
+
 #: Scene-linear magenta, Blender's own sign for what is missing.
 _MISSING = (1.0, 0.0, 1.0, 1.0)
 
@@ -31,7 +33,8 @@ def announce(engine: bpy.types.RenderEngine, text: str) -> None:
     pixels[:] = _MISSING
     result.layers[0].passes["Combined"].rect.foreach_set(pixels.ravel())
     engine.end_result(result)
-    if not bpy.app.background:
+    if not bpy.app.background and SESSION.told_failure != text:  # once for an animation
+        SESSION.told_failure = text
         bpy.app.timers.register(lambda: _pop_up(text))
 
 

@@ -7,7 +7,7 @@ import bpy
 
 from .session import SESSION
 
-_DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+_DEVICES = {"cpu": "CPU", "cuda": "CUDA", "gl": "Graphics"}
 
 
 class PEEL4D_VIEW3D_PT_display(bpy.types.Panel):
@@ -42,6 +42,10 @@ def report_lines() -> list[str]:
             continue
         device = _DEVICES.get(report.device, report.device)
         contents = f"{report.points:,} points"
+        if report.points < report.all_points:
+            contents = f"{report.points:,} of {report.all_points:,} points"
+        if report.layers is not None:
+            contents += f", {report.layers} layers"
         if report.triangles:
             contents += f", {report.triangles:,} triangles"
         lines.append(contents)

@@ -13,7 +13,8 @@ import bpy
 from bpy.app.handlers import persistent
 
 from ...engine.errors import PeelError
-from . import composite_failure, display_panel, final
+from . import cg_edges, composite_failure, display_panel, final
+from .running import FINAL_RENDERS, undisturbed
 from .session import SESSION
 from .viewport import Viewport
 
@@ -44,33 +45,49 @@ class Peel4DRenderEngine(bpy.types.RenderEngine):
         self.register_pass(scene, renderlayer, "Combined", 4, "RGBA", "COLOR")
         if renderlayer.use_pass_z:
             self.register_pass(scene, renderlayer, "Depth", 1, "Z", "VALUE")
+        if not FINAL_RENDERS.leaving and scene.peel4d.is_composite:
+            for name in (cg_edges.INSIDE, cg_edges.EDGE):
+                self.register_pass(scene, renderlayer, name, 1, "X", "VALUE")
 
     def update(self, data=None, depsgraph=None) -> None:
         """Blender holds its data still during this call, but not during `render`."""
         self._picture, self._failed = None, True
         with _Reported(self):
+            if FINAL_RENDERS.leaving:
+                raise PeelError("was disabled", hint="Enable it and render again")
             self._picture = final.read(self, depsgraph)
             self._failed = False
+
+    def test_break(self) -> bool:
+        return FINAL_RENDERS.leaving or super().test_break()
 
     def render(self, depsgraph) -> None:
         if not self._failed:  # else `update` has reported why
             self._failed = True
-            with _Reported(self):
+            with FINAL_RENDERS.one(), _Reported(self):
                 final.draw(self, self._picture)
+                if FINAL_RENDERS.leaving:
+                    raise PeelError("was disabled", hint="Enable it and render again")
                 self._failed = False
-        if self._failed and depsgraph.scene.peel4d.is_composite:
+        if self._failed and not FINAL_RENDERS.leaving and depsgraph.scene.peel4d.is_composite:
             composite_failure.announce(self, self.failure)
 
     def view_update(self, context, depsgraph) -> None:
+        if FINAL_RENDERS.leaving:
+            return  # our properties are gone
         begin = time.perf_counter()
         viewport = self._viewport_object()
-        viewport.update(depsgraph, context.space_data)
+        with undisturbed():
+            viewport.update(depsgraph, context.space_data)
         viewport.ui_seconds.append(time.perf_counter() - begin)
 
     def view_draw(self, context, depsgraph) -> None:
+        if FINAL_RENDERS.leaving:
+            return  # our properties are gone
         begin = time.perf_counter()
         viewport = self._viewport_object()
-        text = viewport.draw(context, depsgraph)
+        with undisturbed():
+            text = viewport.draw(context, depsgraph)
         if text != self._text:
             self.update_stats("Peel4D" if text else "", text)
             self._text = text
@@ -126,8 +143,14 @@ def _release_session(*_args) -> None:
     SESSION.release()
 
 
+def _unregister_class() -> None:
+    bpy.utils.unregister_class(Peel4DRenderEngine)
+
+
 def register() -> None:
-    bpy.utils.register_class(Peel4DRenderEngine)
+    FINAL_RENDERS.begin()
+    if not Peel4DRenderEngine.is_registered:  # a render may have kept it
+        bpy.utils.register_class(Peel4DRenderEngine)
     display_panel.register()
     bpy.app.handlers.load_pre.append(_release_session)
 
@@ -136,5 +159,5 @@ def unregister() -> None:
     if _release_session in bpy.app.handlers.load_pre:
         bpy.app.handlers.load_pre.remove(_release_session)
     display_panel.unregister()
-    bpy.utils.unregister_class(Peel4DRenderEngine)
+    FINAL_RENDERS.end(_unregister_class)
     SESSION.release()

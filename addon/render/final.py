@@ -12,7 +12,9 @@ from mathutils import Color
 from ...engine.errors import PeelError
 from ...engine.render.backend import Instance
 from ...engine.render.camera import Camera
+from ...engine.render.mesh import Mesh
 from . import color, view
+from .cg_edges import edges_of_cg
 from .meshes import Surfaces, collect_surfaces, shade
 from .picture import Quality, peel
 from .prefetch import prefetch, step_between
@@ -33,6 +35,7 @@ class FinalPicture:
     background: scene-linear colour (3,) behind the clips; None = transparent film.
     rec709_to_scene_linear: (3, 3), None where the working space is linear Rec. 709.
     step: scene frames to the next picture of the animation, None where none is expected.
+    edges: whether the passes of `cg_edges` are wanted.
     """
 
     clips: ClipScene
@@ -45,6 +48,7 @@ class FinalPicture:
     background: np.ndarray | None
     rec709_to_scene_linear: np.ndarray | None
     step: float | None
+    edges: bool
 
 
 def read(engine: bpy.types.RenderEngine, depsgraph: bpy.types.Depsgraph) -> FinalPicture:
@@ -71,6 +75,7 @@ def read(engine: bpy.types.RenderEngine, depsgraph: bpy.types.Depsgraph) -> Fina
         background=None if render.film_transparent else world_color(scene.world),
         rec709_to_scene_linear=rec709_to_scene_linear(),
         step=None if last in (None, clips.time) else step_between(last, clips.time),
+        edges=scene.peel4d.is_composite,
     )
 
 
@@ -92,27 +97,44 @@ def draw(engine: bpy.types.RenderEngine, picture: FinalPicture) -> None:
     text = _contents(instances, picture.surfaces)
     engine.update_stats("Peel4D", text)
 
-    def progress(done: float) -> None:
-        engine.update_progress(_READ + (_DRAWN - _READ) * done)
-        engine.update_stats("Peel4D", f"{text} | {done:.0%}")
+    meshes = shade(picture.surfaces, picture.camera)
+    # What the picture needs comes last: all of them are drawn on the same canvas.
+    steps = [(instances, meshes)]
+    if picture.edges and meshes:
+        # A holdout has no depth.
+        solid = [Mesh(mesh.vertices, mesh.triangles, np.zeros(3)) for mesh in meshes]
+        steps = [([], solid), (instances, []), *steps]
+    drawn = []
+    for number, (points, triangles) in enumerate(steps):
 
-    rendered = peel(
-        instances,
-        shade(picture.surfaces, picture.camera),
-        picture.camera,
-        clips.settings,
-        picture.quality,
-        canvas=SESSION.canvas,
-        stop=engine.test_break,
-        progress=progress,
-    )
-    if rendered is None:
-        return
+        def progress(done: float, number: int = number) -> None:
+            done = (number + done) / len(steps)
+            engine.update_progress(_READ + (_DRAWN - _READ) * done)
+            engine.update_stats("Peel4D", f"{text} | {done:.0%}")
+
+        rendered = peel(
+            points,
+            triangles,
+            picture.camera,
+            clips.settings,
+            picture.quality,
+            canvas=SESSION.canvas,
+            stop=engine.test_break,
+            progress=progress,
+        )
+        if rendered is None:
+            return
+        drawn.append((rendered.rgba[..., 3].copy(), rendered.depth.copy()))
     rgba = color.scene_linear_from_clip(rendered.rgba, picture.rec709_to_scene_linear)
     if picture.background is not None:
         rgba = color.over_background(rgba, picture.background)
     depth = np.where(np.isfinite(rendered.depth), rendered.depth, np.float32(NO_DEPTH))
-    _write(engine, picture, {"Combined": rgba, "Depth": depth})
+    passes = {"Combined": rgba, "Depth": depth}
+    if len(drawn) > 1:
+        (_, cg_depth), (free, _), (held, _) = drawn
+        passes |= edges_of_cg(held, free, cg_depth)
+    _write(engine, picture, passes)
+    SESSION.told_failure = ""
     engine.update_stats("Peel4D", f"{text} | {rendered.backend.upper()}")
     engine.update_progress(1.0)
 

@@ -7,14 +7,15 @@ import math
 
 import numpy as np
 
-from .gl_shaders import POINTS_PER_INSTANCE, create
+from .gl_programs import create
+from .gl_shaders import POINTS_PER_INSTANCE
 
 #: Programs and batches by name; made when they are needed for the first time.
 _MADE: dict[str, object] = {}
 
 
 def program(name: str):
-    """A gpu.types.GPUShader, see `gl_shaders.create`."""
+    """A gpu.types.GPUShader, see `gl_programs.create`."""
     if name not in _MADE:
         _MADE[name] = create(name)
     return _MADE[name]

@@ -9,19 +9,23 @@
 
 The method is that of 4K4D (Xu et al. 2024): pass k keeps per pixel the nearest point behind the one
 that pass k - 1 kept, by the depth test and the depth texture of the pass before; two depth textures
-take turns. Before the passes every point is projected once, to a texture of footprints, so that
-the harmonics are not evaluated in every pass; after every few passes their layers are composited,
-which also tells the next ones which pixels are finished. Points of all clips are drawn in one call
-and share one order.
+take turns. Where points are equally deep, the first of them in the order of their drawing passes
+the depth test, and the next pass keeps those with a higher index only. Before the passes every
+point is projected once, to a texture of footprints, so that the harmonics are not evaluated in
+every pass; after every few passes their layers are composited, which also tells the next ones which
+pixels are finished, and whether any is not. Points of all clips are drawn in one call and share one
+order.
 
-It is the picture of `engine.render.reference` with one sample per pixel, except that of two points
-of exactly the same depth only the first is a layer.
+It is the picture of `engine.render.reference` with one sample per pixel. A still view is refined in
+several callbacks, so that none of them blocks Blender for long: meanwhile the picture of the moving
+view stays.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,8 +39,34 @@ from .gl_quality import Adaptation, Quality
 from .gl_targets import NO_SCENE, SceneDepth, Targets, show_picture
 from .gl_upload import Uploads, texture_of
 
-#: Textures of so many sizes stay: of the moving and of the still view.
-_SIZES = 2
+#: Pictures that stay: the one that is shown and the one that is being drawn.
+_PICTURES = 2
+#: No step of a refinement is begun after so long in one callback, seconds.
+SLICE = 0.05
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a picture is like. points: that were drawn, of all. seconds: that it took."""
+
+    width: int
+    height: int
+    points: int
+    all_points: int
+    layers: int
+    seconds: float
+
+
+@dataclass(eq=False)
+class _Progress:
+    """A picture that is being drawn: of what, where, the passes to come, seconds so far."""
+
+    scene: tuple
+    quality: Quality
+    targets: Targets
+    passes: Iterator[None]
+    points: int
+    seconds: float = 0.0
 
 
 def draw_clips(
@@ -93,7 +123,7 @@ def framebuffer_space(framebuffer) -> str:
         grey = texture_of(np.array([[[0.5, 0.5, 0.5, 1.0]]], np.float32), "RGBA32F")
         with DrawState():
             gpu.state.viewport_set(0, 0, 1, 1)
-            show_picture(grey, grey, NO_SCENE, "DISPLAY", exact=True)
+            show_picture(grey, NO_SCENE, encoded=False, exact=True)
             gpu.state.viewport_set(x, y, width, height)
         # 0.5 as it was, or 0.735 as sRGB
         encoded = read_color(framebuffer, 1, 1)[0, 0, 0] > 0.6
@@ -115,6 +145,12 @@ def release_all() -> None:
     _SPACE.clear()
 
 
+def drawn(owner: Hashable) -> Drawn | None:
+    """What its picture is like; None: it has none."""
+    peeler = _PEELERS.get(owner)
+    return None if peeler is None or peeler._picture is None else peeler.drawn
+
+
 def owners() -> tuple[Hashable, ...]:
     """Who has a picture."""
     return tuple(_PEELERS)
@@ -125,12 +161,13 @@ class Peeler:
 
     def __init__(self) -> None:
         self.adaptation = Adaptation()
-        self.quality: Quality | None = None
-        self._targets: dict[tuple[int, int], Targets] = {}
+        self.drawn: Drawn | None = None
+        self._pictures: list[Targets] = []  # who was drawn last is last
         self._picture: Targets | None = None
         self._footprints: Footprints | None = None
         self._scene_depth: SceneDepth | None = None
-        self._drawn: tuple | None = None
+        self._scene: tuple | None = None
+        self._progress: _Progress | None = None
         self._keep_alive: tuple = ()
 
     def update(
@@ -142,19 +179,42 @@ class Peeler:
         moving: bool,
         scene_depth: SceneDepth | None,
     ) -> bool:
-        """Draw the picture, unless it is there already; whether it is as fine as it gets."""
+        """Draw the picture, unless it is there already; whether it is as fine as it gets.
+
+        Of another scene than the one that is shown a quick picture is drawn at once, as of a moving
+        view; of the same scene finer ones, for which several calls may be needed.
+        """
         scene = _identity(instances, meshes, camera, settings, scene_depth)
-        if scene == self._drawn and (moving or self.adaptation.finest(settings.layers)):
-            return self.adaptation.finest(settings.layers)
-        quality = self.adaptation.choose(settings.layers, moving)
-        start = time.perf_counter()
-        self._picture = None  # in case drawing fails
-        self._drawn = None
-        picture = self.peel(instances, meshes, camera, settings, quality, scene_depth)
-        picture.finish()
-        self.adaptation.record(time.perf_counter() - start, moving)
-        self._drawn = scene
+        shown = scene == self._scene
+        finest = self.adaptation.finest(settings.layers)
+        if shown and (moving or finest) and self._progress is None:
+            return finest
+        progress, self._progress = self._progress, None  # gone, should drawing fail
+        done = False
+        fresh = progress is None or moving or progress.scene != scene
+        if fresh:
+            quality = self.adaptation.choose(settings.layers, moving or not shown)
+            if not shown:
+                self._picture = self._scene = None
+            progress = self.begin(
+                instances, meshes, camera, settings, quality, scene_depth, scene=scene
+            )
+        limit = SLICE if shown and not moving else None
+        if not (fresh and limit is not None and progress.seconds > limit):
+            done = self._continue(progress, limit)
+        if not done:
+            self._progress = progress
+            return False
+        self.adaptation.record(progress.seconds, moving or not shown)
+        self._picture, self._scene, self._scene_depth = progress.targets, scene, scene_depth
         self._keep_alive = (tuple(instances), tuple(meshes))
+        self.drawn = Drawn(
+            *progress.targets.size,
+            progress.points,
+            sum(len(one.splats) for one in instances),
+            min(settings.layers, progress.quality.layers),
+            progress.seconds,
+        )
         return self.adaptation.finest(settings.layers)
 
     def peel(
@@ -167,8 +227,22 @@ class Peeler:
         scene_depth: SceneDepth | None = None,
     ) -> Targets:
         """The picture at one quality, on the graphics device."""
-        self.quality = quality
-        self._scene_depth = scene_depth
+        progress = self.begin(instances, meshes, camera, settings, quality, scene_depth)
+        self._continue(progress, None)
+        return progress.targets
+
+    def begin(
+        self,
+        instances: Sequence[Instance],
+        meshes: Sequence[Mesh],
+        camera: Camera,
+        settings: PeelSettings,
+        quality: Quality,
+        scene_depth: SceneDepth | None,
+        scene: tuple = (),
+    ) -> _Progress:
+        """A picture of which everything is drawn but the points."""
+        start = time.perf_counter()
         view = camera.scaled(
             -(-camera.width // quality.divisor), -(-camera.height // quality.divisor)
         )
@@ -183,11 +257,26 @@ class Peeler:
             if self._footprints is None:
                 self._footprints = Footprints()
             count = self._footprints.project(clips, uploads, view, settings, quality.stride)
-            layers = min(settings.layers, quality.layers)
-            targets.peel(self._footprints, count, layers, settings.min_transmittance)
         UPLOADS.end_picture()
-        self._picture = targets
-        return targets
+        layers = min(settings.layers, quality.layers)
+        passes = targets.passes(self._footprints, count, layers, settings.min_transmittance)
+        points = sum(-(-len(instance.splats) // quality.stride) for instance in instances)
+        seconds = time.perf_counter() - start
+        return _Progress(scene, quality, targets, passes, points, seconds)
+
+    def _continue(self, progress: _Progress, limit: float | None) -> bool:
+        """Draw steps until none is left, or for about `limit` seconds; whether none is left."""
+        start = time.perf_counter()
+        done = False
+        with DrawState():
+            while not done:
+                done = next(progress.passes, _DONE) is _DONE
+                if done or limit is not None:
+                    progress.targets.finish()
+                if limit is not None and time.perf_counter() - start > limit:
+                    break
+        progress.seconds += time.perf_counter() - start
+        return done
 
     def show(
         self,
@@ -201,25 +290,33 @@ class Peeler:
         if self._picture is None:
             return
         with DrawState():
+            finished = self._picture.resolved(space == "SCENE_LINEAR", to_scene_linear)
             viewport = gpu.state.viewport_get()
             if target is not None:
                 gpu.state.viewport_set(*target)
-            picture = self._picture
-            exact = tuple((target or viewport)[2:]) == picture.size
+            exact = tuple((target or viewport)[2:]) == self._picture.size
             depth = self._scene_depth or NO_SCENE
-            show_picture(picture.total, picture.mesh, depth, space, exact, to_scene_linear)
+            show_picture(finished, depth, space == "ENCODED", exact)
             if target is not None:
                 gpu.state.viewport_set(*viewport)
 
     def _targets_of(self, view: Camera) -> Targets:
+        """Textures to draw to: not those that are shown, if those are to stay."""
         size = (view.width, view.height)
-        targets = self._targets.pop(size, None)
-        if targets is None:
-            while len(self._targets) >= _SIZES:
-                del self._targets[next(iter(self._targets))]
+        free = [one for one in self._pictures if one is not self._picture]
+        targets = next((one for one in free if one.size == size), None)
+        if targets is not None:
+            self._pictures.remove(targets)
+        else:
+            if len(self._pictures) >= _PICTURES:
+                self._pictures.remove(free[0])
+                del free
             targets = Targets(*size)
-        self._targets[size] = targets
+        self._pictures.append(targets)
         return targets
+
+
+_DONE = object()
 
 
 def _identity(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 #: A picture of a moving view should take no longer, seconds.
 MOVING = 1 / 15
-#: Drawing blocks Blender's window; a still view is not refined to what takes longer, seconds.
-STILL = 1.0
+#: A still view is not refined to what takes longer in all, seconds; `gl_peel.SLICE` bounds how long
+#: it blocks Blender's window at a time.
+STILL = 3.0
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,21 @@ class Adaptation:
     """Chooses the quality of the next picture from what the last ones took."""
 
     def __init__(self) -> None:
-        self._moving_step = self._step = _FIRST
+        self._moving_step = self._chosen = self._step = _FIRST  # step: of the last picture
         self._seconds: float | None = None
 
     def choose(self, layers: int, moving: bool) -> Quality:
-        """The quality to draw with now. Say what it took with `record`."""
+        """The quality to draw with now. Say what it took with `record`, if it was drawn."""
         steps = ladder(layers)
         if moving:
-            self._step = self._moving_step = self._moving(steps)
+            self._chosen = self._moving_step = self._moving(steps)
         elif self._seconds is not None:
-            self._step = self._refined(steps)
-        return steps[self._step]
+            self._chosen = self._refined(steps)
+        return steps[self._chosen]
 
     def record(self, seconds: float, moving: bool) -> None:
         """What the picture of the last `choose` took."""
-        self._seconds = seconds
+        self._step, self._seconds = self._chosen, seconds
         self._was_moving = moving
 
     def finest(self, layers: int) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The programs of the depth peel on Blender's graphics device.
+"""The source texts of the depth peel on Blender's graphics device.
 
 Depths. Blender's back ends differ in how they bring a vertex's z into the depth buffer, and all
 round it. The programs write gl_FragDepth = z * depth_scale instead, depth_scale a power of two
@@ -10,10 +10,6 @@ Rows. Row 0 of every texture is the bottom one, as everywhere in Blender.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from ...engine.errors import CoreError
-
 #: Width of the textures that hold points and footprints; a power of two.
 TABLE_WIDTH = 4096
 _TABLE_SHIFT = TABLE_WIDTH.bit_length() - 1
@@ -22,11 +18,13 @@ _TABLE_SHIFT = TABLE_WIDTH.bit_length() - 1
 POINTS_PER_INSTANCE = 64
 #: Layers that are composited at a time. Even, as two depth textures take turns.
 LAYERS_PER_BATCH = 4
+#: Pixels along a side of the squares in which a layer is asked whether anything is in it.
+COVERAGE_SQUARE = 16
 
-_RECTANGLE = "void main() { gl_Position = vec4(corner, 0.0, 1.0); }"
+RECTANGLE = "void main() { gl_Position = vec4(corner, 0.0, 1.0); }"
 
-#: One clip and the camera, four numbers a line; filled by `gl_peel.clip_block`.
-_CLIP = """
+#: One clip and the camera, four numbers a line; filled by `gl_footprints.clip_block`.
+CLIP = """
 struct Peel4DClip {
   vec4 row0; vec4 row1; vec4 row2;  /* clip -> camera, OpenCV axes but y up */
   vec4 eye;     /* camera centre in the clip (orthographic: viewing direction), radius scale */
@@ -38,12 +36,36 @@ struct Peel4DClip {
 """
 
 #: Footprints of the points of one clip, one texel each: centre, depth, weight; semi-axes; colour.
-_PROJECT = (
+PROJECT = (
     f"""
 #define BITS {_TABLE_SHIFT}
 #define WIDTH {TABLE_WIDTH}
 """
     + """
+/* a b + c, rounded once, as the depth keys of all back ends are. The language's own fma() may round
+   twice (Mesa's software device does), so the product's and the sum's rounding errors are added:
+   Dekker (1971) and Knuth's two-sum. */
+float fused(float a, float b, float c)
+{
+#ifdef GPU_METAL
+  return fma(a, b, c);
+#else
+  precise float large = a * 4097.0;
+  precise float a1 = large - (large - a);
+  precise float a2 = a - a1;
+  large = b * 4097.0;
+  precise float b1 = large - (large - b);
+  precise float b2 = b - b1;
+  precise float product = a * b;
+  precise float lost = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
+  precise float sum = product + c;
+  precise float part = sum - product;
+  precise float missing = (product - (sum - part)) + (c - part);
+  precise float result = sum + (missing + lost);
+  return result;
+#endif
+}
+
 float coefficient(int at)
 {
   int texel = at >> 2;
@@ -96,8 +118,8 @@ void main()
     return;
   }
   vec4 point = texelFetch(points, ivec2(index & (WIDTH - 1), index >> BITS), 0);
-  float z = fma(clip.row2.x, point.x,
-                fma(clip.row2.y, point.y, fma(clip.row2.z, point.z, clip.row2.w)));
+  float z = fused(clip.row2.x, point.x,
+                  fused(clip.row2.y, point.y, fused(clip.row2.z, point.z, clip.row2.w)));
   bool orthographic = clip.scale.z > 0.5;
   if (!(z > clip.limits.x && z < clip.limits.y && point.w > 0.0) || (!orthographic && z <= 0.0)) {
     return;
@@ -124,7 +146,7 @@ void main()
 
 #: One layer: a triangle around every footprint, which has two corners and one edge less to set up
 #: than a square.
-_PEEL_VERTEX = (
+PEEL_VERTEX = (
     f"""
 #define BITS {_TABLE_SHIFT}
 #define WIDTH {TABLE_WIDTH}
@@ -133,38 +155,42 @@ _PEEL_VERTEX = (
     + """
 void main()
 {
-  int index = gl_InstanceID * GROUP + int(corner.z);
+  int index = first + gl_InstanceID * GROUP + int(corner.z);
   ivec2 texel = ivec2(index & (WIDTH - 1), index >> BITS);
   vec4 centre = texelFetch(place, texel, 0);
   vec2 reach = texelFetch(axes, texel, 0).xy;
   disk = vec4(centre.xy, 1.0 / reach);
   tint = vec4(texelFetch(color, texel, 0).rgb, centre.w);
-  key = centre.z;
+  key = vec2(centre.z, float(index));
   vec2 pixel = centre.xy + corner.xy * (reach + 1.0 / 64.0);
   gl_Position = centre.w > 0.0 ? vec4(pixel / size * 2.0 - 1.0, 0.0, 1.0) :
                                  vec4(-2.0, -2.0, 0.0, 1.0);
 }
 """
 )
-_PEEL_FRAGMENT = """
+PEEL_FRAGMENT = """
 void main()
 {
   vec2 d = (gl_FragCoord.xy - disk.xy) * disk.zw;
   float q = dot(d, d);
   ivec2 here = ivec2(gl_FragCoord.xy);
-  if (q >= 1.0 || key <= texelFetch(before, here, 0).r || key >= texelFetch(limit, here, 0).r ||
+  float last = texelFetch(before, here, 0).r;
+  if (q >= 1.0 || key.x < last ||
+      (key.x == last && key.y <= texelFetch(before_index, here, 0).r) ||
+      key.x >= texelFetch(limit, here, 0).r ||
       1.0 - texelFetch(total, here, 0).a < min_transmittance)
   {
     discard;
   }
   float alpha = tint.a * (1.0 - q);
   layer = vec4(tint.rgb * alpha, alpha);
-  gl_FragDepth = key;
+  index = key.y;
+  gl_FragDepth = key.x;
 }
 """
 
 #: The layers of a batch behind what was composited so far.
-_COMPOSITE = """
+COMPOSITE = """
 void main()
 {
   ivec2 here = ivec2(gl_FragCoord.xy);
@@ -181,9 +207,30 @@ void main()
 }
 """
 
+#: Whether anything is in the squares of a layer: the largest alpha of each.
+COVERAGE = (
+    f"""
+#define SQUARE {COVERAGE_SQUARE}
+"""
+    + """
+void main()
+{
+  ivec2 low = ivec2(gl_FragCoord.xy) * SQUARE;
+  ivec2 high = min(low + SQUARE, textureSize(layer, 0));
+  float most = 0.0;
+  for (int y = low.y; y < high.y; y++) {
+    for (int x = low.x; x < high.x; x++) {
+      most = max(most, texelFetch(layer, ivec2(x, y), 0).a);
+    }
+  }
+  result = vec4(most);
+}
+"""
+)
+
 #: The depth buffer of a viewport -> key of what stands in the scene. `rows`: the third and fourth
 #: row's last two numbers of the projection that made it.
-_LIMIT = """
+LIMIT = """
 void main()
 {
   vec2 size_in = vec2(textureSize(scene, 0));
@@ -196,7 +243,7 @@ void main()
 }
 """
 
-_MESH_VERTEX = """
+MESH_VERTEX = """
 void main()
 {
   gl_Position = projection * vec4(position, 1.0);
@@ -204,7 +251,7 @@ void main()
   z = dot(forward.xyz, position) + forward.w;
 }
 """
-_MESH_FRAGMENT = """
+MESH_FRAGMENT = """
 void main()
 {
   result = vec4(clamp(tint.rgb, 0.0, 1.0) * tint.a, tint.a);
@@ -212,47 +259,48 @@ void main()
 }
 """
 
-#: The picture over the framebuffer, premultiplied. space 0: display-referred as it is. 1: decoded
-#: to scene-linear. 2: so that a framebuffer which decodes and encodes sRGB where it blends holds
-#: what 0 would leave in one that does not; for that it has to be known what is there: `backdrop`
-#: (one texel per row) where the depth buffer is empty, else nothing. Dark over bright takes a
-#: higher alpha.
-_SHOW = """
-vec4 at(ivec2 texel)
-{
-  texel = clamp(texel, ivec2(0), textureSize(total, 0) - 1);
-  vec4 points = texelFetch(total, texel, 0);
-  return points + (1.0 - points.a) * texelFetch(mesh, texel, 0);
-}
-
+DECODE = """
 vec3 decode(vec3 srgb)
 {
   vec3 low = srgb / 12.92;
   vec3 high = pow((max(srgb, vec3(0.0)) + 0.055) / 1.055, vec3(2.4));
   return mix(high, low, lessThanEqual(srgb, vec3(0.04045)));
 }
+"""
 
+#: The finished picture: points before the triangles, premultiplied; scene-linear if `linear`.
+RESOLVE = (
+    DECODE
+    + """
 void main()
 {
-  vec2 size_in = vec2(textureSize(total, 0));
-  vec2 texel = (uv * size_in) - 0.5;
-  vec4 rgba;
-  if (interpolate == 0) {
-    rgba = at(ivec2(floor(texel + 0.5)));
+  ivec2 here = ivec2(gl_FragCoord.xy);
+  vec4 points = texelFetch(total, here, 0);
+  vec4 rgba = points + (1.0 - points.a) * texelFetch(mesh, here, 0);
+  if (linear != 0 && rgba.a > 0.0) {
+    rgba.rgb = (to_scene * vec4(decode(rgba.rgb / rgba.a), 0.0)).rgb * rgba.a;
   }
-  else {
-    ivec2 low = ivec2(floor(texel));
-    vec2 f = texel - vec2(low);
-    rgba = mix(mix(at(low), at(low + ivec2(1, 0)), f.x),
-               mix(at(low + ivec2(0, 1)), at(low + ivec2(1, 1)), f.x), f.y);
-  }
+  result = rgba;
+}
+"""
+)
+
+#: The picture over the framebuffer, premultiplied. encoded: so that a framebuffer which decodes and
+#: encodes sRGB where it blends holds what one that does not would be left with; for that it has to
+#: be known what is there: `backdrop` (one texel per row) where the depth buffer is empty, else
+#: nothing. Dark over bright takes a higher alpha.
+SHOW = (
+    DECODE
+    + """
+void main()
+{
+  vec2 size = vec2(textureSize(picture, 0));
+  vec4 rgba = interpolate == 0 ? texelFetch(picture, ivec2(floor(uv * size)), 0) :
+                                 texture(picture, uv);
   if (rgba.a <= 0.0) {
     discard;
   }
-  if (space == 1) {
-    rgba.rgb = (to_scene * vec4(decode(rgba.rgb / rgba.a), 0.0)).rgb * rgba.a;
-  }
-  else if (space == 2) {
+  if (encoded != 0) {
     vec2 size_of_scene = vec2(textureSize(scene, 0));
     ivec2 under = min(ivec2(uv * size_of_scene), ivec2(size_of_scene) - 1);
     int row = min(under.y, textureSize(backdrop, 0).y - 1);
@@ -267,137 +315,5 @@ void main()
   result = rgba;
 }
 """
-_SHOW_VERTEX = "void main() { uv = corner * 0.5 + 0.5; gl_Position = vec4(corner, 0.0, 1.0); }"
-
-
-@dataclass
-class _Program:
-    """What `gpu.types.GPUShaderCreateInfo` is told. Each list entry: arguments of one call."""
-
-    vertex: str
-    fragment: str
-    inputs: list[tuple[str, str]]
-    outputs: list[tuple[str, str]]
-    samplers: list[tuple[str, str]] = field(default_factory=list)
-    constants: list[tuple[str, str]] = field(default_factory=list)
-    passed: list[tuple[str, str, str]] = field(default_factory=list)
-    writes_depth: bool = False
-    types: str = ""
-    blocks: list[tuple[str, str]] = field(default_factory=list)
-
-
-_CORNER = [("VEC2", "corner")]
-_PROGRAMS = {
-    "project": _Program(
-        _RECTANGLE,
-        _PROJECT,
-        _CORNER,
-        [("VEC4", "place"), ("VEC2", "axes"), ("VEC4", "color")],
-        samplers=[("FLOAT_2D", "points"), ("FLOAT_2D", "look")],
-        types=_CLIP,
-        blocks=[("Peel4DClip", "clip")],
-    ),
-    "peel": _Program(
-        _PEEL_VERTEX,
-        _PEEL_FRAGMENT,
-        [("VEC3", "corner")],
-        [("VEC4", "layer")],
-        samplers=[
-            ("FLOAT_2D", "place"),
-            ("FLOAT_2D", "axes"),
-            ("FLOAT_2D", "color"),
-            ("DEPTH_2D", "before"),
-            ("DEPTH_2D", "limit"),
-            ("FLOAT_2D", "total"),
-        ],
-        constants=[("VEC2", "size"), ("FLOAT", "min_transmittance")],
-        passed=[("flat", "VEC4", "disk"), ("flat", "VEC4", "tint"), ("flat", "FLOAT", "key")],
-        writes_depth=True,
-    ),
-    "composite": _Program(
-        _RECTANGLE,
-        _COMPOSITE,
-        _CORNER,
-        [("VEC4", "result")],
-        samplers=[("FLOAT_2D", "total")]
-        + [("FLOAT_2D", f"layer{k}") for k in range(LAYERS_PER_BATCH)],
-        constants=[("INT", "count"), ("FLOAT", "min_transmittance")],
-    ),
-    "limit": _Program(
-        _RECTANGLE,
-        _LIMIT,
-        _CORNER,
-        [("VEC4", "result")],
-        samplers=[("FLOAT_2D", "scene")],
-        constants=[
-            ("VEC4", "rows"),
-            ("VEC2", "size"),
-            ("FLOAT", "depth_scale"),
-            ("FLOAT", "shift"),
-        ],
-        writes_depth=True,
-    ),
-    "mesh": _Program(
-        _MESH_VERTEX,
-        _MESH_FRAGMENT,
-        [("VEC3", "position"), ("VEC4", "color")],
-        [("VEC4", "result")],
-        constants=[("MAT4", "projection"), ("VEC4", "forward"), ("FLOAT", "depth_scale")],
-        passed=[("smooth", "VEC4", "tint"), ("smooth", "FLOAT", "z")],
-        writes_depth=True,
-    ),
-    "show": _Program(
-        _SHOW_VERTEX,
-        _SHOW,
-        _CORNER,
-        [("VEC4", "result")],
-        samplers=[
-            ("FLOAT_2D", "total"),
-            ("FLOAT_2D", "mesh"),
-            ("FLOAT_2D", "scene"),
-            ("FLOAT_2D", "backdrop"),
-        ],
-        constants=[("MAT4", "to_scene"), ("INT", "space"), ("INT", "interpolate")],
-        passed=[("smooth", "VEC2", "uv")],
-    ),
-}
-
-
-def create(name: str):
-    """The gpu.types.GPUShader `name` of: project, peel, composite, limit, mesh, show.
-
-    Raises CoreError where Blender's version cannot let Metal write depths.
-    """
-    import gpu
-
-    program = _PROGRAMS[name]
-    info = gpu.types.GPUShaderCreateInfo()
-    if program.types:
-        info.typedef_source(program.types)
-    for slot, (kind, text) in enumerate(program.blocks):
-        info.uniform_buf(slot, kind, text)
-    for kind, text in program.constants:
-        info.push_constant(kind, text)
-    for slot, (kind, text) in enumerate(program.samplers):
-        info.sampler(slot, kind, text)
-    for slot, (kind, text) in enumerate(program.inputs):
-        info.vertex_in(slot, kind, text)
-    interface = None
-    if program.passed:
-        interface = gpu.types.GPUStageInterfaceInfo(f"peel4d_{name}")
-        for how, kind, text in program.passed:
-            getattr(interface, how)(kind, text)
-        info.vertex_out(interface)
-    for slot, (kind, text) in enumerate(program.outputs):
-        info.fragment_out(slot, kind, text)
-    if program.writes_depth:
-        if hasattr(info, "depth_write"):
-            info.depth_write("ANY")
-        elif gpu.platform.backend_type_get() != "OPENGL":  # OpenGL needs no declaration
-            raise CoreError(
-                "Blender cannot peel on this graphics device before version 4.4",
-                hint="Choose another viewport device, or a newer Blender",
-            )
-    info.vertex_source(program.vertex)
-    info.fragment_source(program.fragment)
-    return gpu.shader.create_from_info(info)
+)
+SHOW_VERTEX = "void main() { uv = corner * 0.5 + 0.5; gl_Position = vec4(corner, 0.0, 1.0); }"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,35 +12,15 @@ import numpy as np
 
 from ...engine.render.camera import Camera
 from ...engine.render.mesh import Mesh
+from .geometry import Geometry, fingerprint, read_geometry
+from .materials import Appearance, Opacity, appearance_of
 
-#: What an object without a material looks like in Blender, linear.
-DEFAULT_COLOR = (0.8, 0.8, 0.8)
 #: Share of the light that comes from everywhere; the rest comes from the camera.
 AMBIENT = 0.25
 #: Exponent of the displays that the shading thinks of: light -> display-referred value.
 DISPLAY_GAMMA = 2.2
 #: Geometry of so many bytes is kept for the next picture.
 CACHE_BYTES = 512 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """A mesh as it is before it is placed.
-
-    vertices (V, 3), normals (V, 3) unit, float32, object space; triangles (F, 3) int32; slots (V,)
-    int32, material slot of every vertex, or None where all are of the first. Vertices are split
-    where their triangles disagree about normal or material.
-    """
-
-    vertices: np.ndarray
-    normals: np.ndarray
-    triangles: np.ndarray
-    slots: np.ndarray | None
-
-    @property
-    def nbytes(self) -> int:
-        arrays = (self.vertices, self.normals, self.triangles, self.slots)
-        return sum(array.nbytes for array in arrays if array is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +45,29 @@ class Surfaces:
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """One appearance of a geometry. colors (slots, 3) display-referred, None: a holdout."""
+    """One appearance of a geometry.
+
+    colors: (slots, 3) display-referred, None: a holdout. slots: (slots,) bool, whose triangles
+    there are; None: all.
+    """
 
     geometry: Geometry
     matrix: np.ndarray
     colors: np.ndarray | None
+    slots: np.ndarray | None = None
 
     def key(self) -> tuple[object, ...]:
-        colors = None if self.colors is None else self.colors.tobytes()
-        return id(self.geometry), self.matrix.tobytes(), colors
+        colors, slots = (None if a is None else a.tobytes() for a in (self.colors, self.slots))
+        return id(self.geometry), self.matrix.tobytes(), colors, slots
+
+    def triangles(self) -> np.ndarray:
+        """(F, 3) int32."""
+        triangles = self.geometry.triangles
+        if self.slots is None:
+            return triangles
+        if self.geometry.slots is None:
+            return triangles if self.slots[0] else triangles[:0]
+        return triangles[_of_slot(self.slots, self.geometry.slots[triangles[:, 0]])]
 
 
 def _empty() -> Surfaces:
@@ -98,10 +91,10 @@ class GeometryCache:
         self._last: tuple[tuple[_Placed, ...], Surfaces] = ((), NOTHING)
 
     def read(self, mesh: bpy.types.Mesh) -> Geometry:
-        key = _fingerprint(mesh)
+        key = fingerprint(mesh)
         geometry = self._geometry.get(key)
         if geometry is None:
-            geometry = self._geometry[key] = _read(mesh)
+            geometry = self._geometry[key] = read_geometry(mesh)
             self._nbytes += geometry.nbytes
             while self._nbytes > CACHE_BYTES and len(self._geometry) > 1:
                 self._nbytes -= self._geometry.popitem(last=False)[1].nbytes
@@ -132,13 +125,15 @@ def collect_surfaces(
 
     mode: "SHADED", "HOLDOUT" (all of it only hides) or "IGNORED". visible: an additional condition
     on the object, or on the instancer where it is an instance. Blender hands out curves, texts,
-    surfaces and metaballs as meshes here. Holdout objects and collections are holdouts in any mode.
+    surfaces and metaballs as meshes here. Holdout objects, collections and materials are holdouts
+    in any mode. Left out are volumes, what is in collections for indirect light only, and in
+    holdout mode glass and its like: nobody expects a window to hide what is behind it.
     """
     if mode == "IGNORED":
         return NOTHING
-    layer = depsgraph.view_layer
+    layers = _view_layers(depsgraph)
     crops = _crop_boxes(depsgraph)
-    colors: dict[int, np.ndarray] = {}
+    known: dict[int, Appearance] = {}
     read: dict[int, Geometry] = {}
     placed = []
     for item in depsgraph.object_instances:
@@ -151,6 +146,7 @@ def collect_surfaces(
             or not instance_object.visible_camera
             or instance_object.original.as_pointer() in crops
             or not visible(owner)
+            or any(owner.original.indirect_only_get(view_layer=layer) for layer in layers)
         ):
             continue
         mesh = instance_object.data
@@ -160,12 +156,25 @@ def collect_surfaces(
             geometry = read[place] = _geometry_of(instance_object, cache)
         if not len(geometry.triangles):
             continue
-        shown = None
-        if mode == "SHADED" and not _is_holdout(instance_object, owner, layer):
-            shown = _slot_colors(instance_object, colors)
+        hides = mode == "HOLDOUT" or _is_holdout(instance_object, owner, layers)
         matrix = np.array(item.matrix_world, dtype=np.float64)
-        placed.append(_Placed(geometry, matrix, shown))
+        placed += _place(geometry, matrix, _slots(instance_object, known), hides, mode)
     return cache.join(placed)
+
+
+def _place(
+    geometry: Geometry, matrix: np.ndarray, slots: list[Appearance], hides: bool, mode: str
+) -> list[_Placed]:
+    """What is shown of a geometry, and what only hides. hides: nothing is shown."""
+    gone = {Opacity.NONE, Opacity.CLEAR} if mode == "HOLDOUT" else {Opacity.NONE}
+    there = np.array([slot.opacity not in gone for slot in slots])
+    held = there & np.array([hides or slot.opacity is Opacity.HOLDOUT for slot in slots])
+    colors = np.array([slot.color for slot in slots])
+    return [
+        _Placed(geometry, matrix, colors, None if of_slot.all() else of_slot)
+        for of_slot, colors in ((there & ~held, colors), (held, None))
+        if of_slot.any()
+    ]
 
 
 def shade(surfaces: Surfaces, camera: Camera) -> list[Mesh]:
@@ -211,12 +220,22 @@ def _crop_boxes(depsgraph: bpy.types.Depsgraph) -> set[int]:
     return boxes
 
 
+def _view_layers(depsgraph: bpy.types.Depsgraph) -> list[bpy.types.ViewLayer]:
+    """The one that is shown and those of the background sets."""
+    layers = [depsgraph.view_layer]
+    below = depsgraph.scene.background_set
+    while below is not None:
+        layers.append(next((each for each in below.view_layers if each.use), below.view_layers[0]))
+        below = below.background_set
+    return layers
+
+
 def _is_holdout(
-    instance_object: bpy.types.Object, owner: bpy.types.Object, layer: bpy.types.ViewLayer
+    instance_object: bpy.types.Object, owner: bpy.types.Object, layers: list[bpy.types.ViewLayer]
 ) -> bool:
     if instance_object.is_holdout or owner.is_holdout:
         return True
-    return owner.original.holdout_get(view_layer=layer)
+    return any(owner.original.holdout_get(view_layer=layer) for layer in layers)
 
 
 def _geometry_of(instance_object: bpy.types.Object, cache: GeometryCache) -> Geometry:
@@ -230,144 +249,19 @@ def _geometry_of(instance_object: bpy.types.Object, cache: GeometryCache) -> Geo
         instance_object.to_mesh_clear()
 
 
-def _fingerprint(mesh: bpy.types.Mesh) -> tuple[object, ...]:
-    domain = mesh.normals_domain
-    corners = _ints(mesh, ".corner_vert", len(mesh.loops))
-    parts = [
-        zlib.crc32(_vectors(mesh.attributes["position"].data, len(mesh.vertices)))
-        if len(mesh.vertices)
-        else 0,
-        zlib.crc32(corners) if corners is not None else 0,
-    ]
-    if domain == "CORNER":
-        parts.append(zlib.crc32(_vectors(mesh.corner_normals, len(mesh.loops))))
-    slots = _ints(mesh, "material_index", len(mesh.polygons))
-    if slots is not None:
-        parts.append(zlib.crc32(slots))
-    return (len(mesh.vertices), len(mesh.loops), len(mesh.polygons), domain, *parts)
-
-
-def _read(mesh: bpy.types.Mesh) -> Geometry:
-    """Triangulate and split. Whole arrays at a time: Blender's rows would be slow."""
-    if not len(mesh.polygons):
-        return Geometry(
-            np.zeros((0, 3), np.float32),
-            np.zeros((0, 3), np.float32),
-            np.zeros((0, 3), np.int32),
-            None,
-        )
-    position = _vectors(mesh.attributes["position"].data, len(mesh.vertices))
-    corner = _ints(mesh, ".corner_vert", len(mesh.loops))
-    triangles, polygon = _triangulate(mesh, position, corner)
-    slots = _ints(mesh, "material_index", len(mesh.polygons))
-    if slots is not None and not slots.any():
-        slots = None
-    domain = mesh.normals_domain
-    if domain == "POINT" and slots is None:
-        normals = _vectors(mesh.vertex_normals, len(mesh.vertices))
-        return Geometry(position, normals, corner[triangles], None)
-    split = triangles.ravel()
-    if domain == "POINT":
-        normals = _vectors(mesh.vertex_normals, len(mesh.vertices))[corner[split]]
-    elif domain == "FACE":
-        normals = np.repeat(_vectors(mesh.polygon_normals, len(mesh.polygons))[polygon], 3, axis=0)
-    else:
-        normals = _vectors(mesh.corner_normals, len(mesh.loops))[split]
-    return Geometry(
-        position[corner[split]],
-        normals,
-        np.arange(len(split), dtype=np.int32).reshape(-1, 3),
-        None if slots is None else np.repeat(slots[polygon], 3),
-    )
-
-
-def _triangulate(
-    mesh: bpy.types.Mesh, position: np.ndarray, corner: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(F, 3) corners and (F,) polygons of the triangles, as Blender's own loop_triangles.
-
-    Those are read one by one; for triangles and quadrilaterals its rule is followed here, which
-    takes a tenth of the time.
-    """
-    count = len(mesh.polygons)
-    start = np.empty(count, np.int32)
-    mesh.polygons.foreach_get("loop_start", start)
-    size = np.diff(start, append=np.int32(len(corner)))
-    if size.min() < 3 or size.max() > 4:
-        mesh.calc_loop_triangles()
-        triangles = np.empty(3 * len(mesh.loop_triangles), np.int32)
-        polygon = np.empty(len(mesh.loop_triangles), np.int32)
-        mesh.loop_triangles.foreach_get("loops", triangles)
-        mesh.loop_triangles.foreach_get("polygon_index", polygon)
-        return triangles.reshape(-1, 3), polygon
-    is_quad = size == 4
-    first = start[:, None] + np.array([0, 1, 2], np.int32)
-    quads = start[is_quad]
-    if not len(quads):
-        return first, np.arange(count, dtype=np.int32)
-    a, b, c, d = (position[corner[quads + k]] for k in range(4))
-    # Cut from the first to the third corner, or the other way where that leaves the quadrilateral.
-    cross = np.cross(b - a, c - a)
-    flip = np.einsum("ij,ij->i", cross, np.cross(d - a, c - a)) > 0.0
-    one = np.where(flip[:, None], [0, 1, 3], [0, 1, 2]).astype(np.int32)
-    two = np.where(flip[:, None], [1, 2, 3], [0, 2, 3]).astype(np.int32)
-    first[is_quad] = quads[:, None] + one
-    triangles = np.concatenate([first, quads[:, None] + two])
-    polygon = np.concatenate([np.arange(count), np.flatnonzero(is_quad)]).astype(np.int32)
-    return triangles, polygon
-
-
-def _vectors(rows: bpy.types.bpy_prop_collection, count: int) -> np.ndarray:
-    vectors = np.empty((count, 3), np.float32)
-    if count:
-        rows.foreach_get("vector", vectors.ravel())
-    return vectors
-
-
-def _ints(mesh: bpy.types.Mesh, name: str, count: int) -> np.ndarray | None:
-    attribute = mesh.attributes.get(name)
-    if attribute is None or not count:
-        return None
-    values = np.empty(count, np.int32)
-    attribute.data.foreach_get("value", values)
-    return values
-
-
-def _slot_colors(instance_object: bpy.types.Object, known: dict[int, np.ndarray]) -> np.ndarray:
-    """(slots, 3) float32, display-referred; at least one row."""
+def _slots(instance_object: bpy.types.Object, known: dict[int, Appearance]) -> list[Appearance]:
+    """Of every material slot; at least one."""
     materials = [slot.material for slot in instance_object.material_slots]
     if len(materials) < len(instance_object.data.materials):
         materials = list(instance_object.data.materials)  # geometry that nodes have made
-    rows = []
+    slots = []
     for material in materials or [None]:
         place = 0 if material is None else material.as_pointer()
-        color = known.get(place)
-        if color is None:
-            color = known[place] = _display_color(material)
-        rows.append(color)
-    return np.array(rows, np.float32)
-
-
-def _display_color(material: bpy.types.Material | None) -> np.ndarray:
-    """(3,) display-referred sRGB of what a material mainly looks like."""
-    linear = np.clip(_linear_color(material), 0.0, 1.0)
-    low, high = linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, low, high).astype(np.float32)
-
-
-def _linear_color(material: bpy.types.Material | None) -> np.ndarray:
-    if material is None:
-        return np.array(DEFAULT_COLOR)
-    tree = material.node_tree if material.use_nodes else None
-    for node in tree.nodes if tree is not None else ():
-        if node.type == "OUTPUT_MATERIAL" and node.is_active_output:
-            surface = node.inputs["Surface"]
-            shader = surface.links[0].from_node if surface.is_linked else None
-            name = "Base Color" if shader is not None and "Base Color" in shader.inputs else "Color"
-            base = shader.inputs.get(name) if shader is not None else None
-            if base is not None and not base.is_linked:
-                return np.array(base.default_value[:3])
-    return np.array(material.diffuse_color[:3])
+        appearance = known.get(place)
+        if appearance is None:
+            appearance = known[place] = appearance_of(material)
+        slots.append(appearance)
+    return slots
 
 
 def _join(placed: list[_Placed]) -> Surfaces:
@@ -395,7 +289,7 @@ def _in_world(placed: list[_Placed]) -> tuple[np.ndarray, np.ndarray]:
         # In double precision: an object far from the origin keeps its shape up to the last step.
         position = one.geometry.vertices @ one.matrix[:3, :3].T + one.matrix[:3, 3]
         vertices.append(position.astype(np.float32))
-        triangles.append(one.geometry.triangles + np.int32(start))
+        triangles.append(one.triangles() + np.int32(start))
         start += len(position)
     return np.concatenate(vertices), np.concatenate(triangles)
 
@@ -415,5 +309,9 @@ def _vertex_colors(one: _Placed) -> np.ndarray:
     count = len(one.geometry.vertices)
     if one.geometry.slots is None:
         return np.broadcast_to(one.colors[0], (count, 3))
-    # Faces that name a slot which is not there show the last one, as in Blender.
-    return np.take(one.colors, one.geometry.slots, axis=0, mode="clip")
+    return _of_slot(one.colors, one.geometry.slots)
+
+
+def _of_slot(rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Faces that name a slot which is not there show the last one, as in Blender."""
+    return np.take(rows, slots, axis=0, mode="clip")

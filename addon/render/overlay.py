@@ -4,7 +4,8 @@
 A draw handler that runs when Blender has drawn the scene, so the clips are tested against its depth
 buffer: CG in front hides points, and points hide CG. It draws on Blender's graphics device, also
 where that is software: pictures of the CPU core have one depth a pixel, which is not enough to put
-a mesh between the points.
+a mesh between the points. Points are decoded by the session's thread; until then a viewport keeps
+showing those that it had.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ import numpy as np
 from bpy.app.handlers import persistent
 
 from ...engine.errors import PeelError
-from ...engine.render.backend import Instance
 from ...engine.render.camera import Camera
 from . import gl_peel
 from .engine import ENGINE_ID
 from .gl_context import read_color
 from .gl_targets import SceneDepth
-from .prefetch import prefetch, step_between
+from .loading import Loading
 from .scene import ClipScene, collect
 from .session import SESSION
 from .view import region_camera
 
 #: A view that did not change for so long is a still one, seconds.
 _STILL_AFTER = 0.2
+#: How often points that are being decoded are looked for, seconds.
+_POLL = 0.01
 #: Rows over which lines (of the grid) are taken out of the viewport's background.
 _SMOOTH = 15
 
@@ -40,14 +42,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _View:
-    """One region. seen: what its last picture depended on. waits: a redraw is on its way."""
+    """One region. seen: what its last picture depended on. waits: a redraw is on its way. polls: it
+    comes when points are decoded."""
 
     seen: tuple = ()
     changed: float = 0.0
     depth: SceneDepth | None = None
-    instances: tuple[Instance, ...] = ()
-    time: float | None = None
+    loading: Loading = field(default_factory=lambda: Loading(SESSION))
     waits: bool = False
+    polls: bool = False
 
 
 @dataclass
@@ -89,10 +92,13 @@ class Overlay:
 
     def release(self) -> None:
         """Free everything on the graphics device, and begin anew."""
-        for pointer in self.views:
-            gl_peel.release(("overlay", pointer))
-        self.views.clear()
+        for pointer in list(self.views):
+            self._forget(pointer)
         self._solved()
+
+    def _forget(self, pointer: int) -> None:
+        gl_peel.release(("overlay", pointer))
+        self.views.pop(pointer).loading.close()
 
     def _solved(self) -> None:
         if self.problem is not None:
@@ -111,12 +117,18 @@ class Overlay:
 
         region, now = context.region, time.monotonic()
         view = self._view_of(context, region)
+        instances = view.loading.instances(clips)
+        if view.loading.busy and not view.polls:
+            view.polls = True
+            loaded = functools.partial(self._redraw_when_loaded, region.as_pointer())
+            bpy.app.timers.register(loaded, first_interval=_POLL)
+        if not instances:
+            return
         window = context.region_data.window_matrix
         camera = _camera(context)
         framebuffer = gpu.state.active_framebuffer_get()
         space = gl_peel.framebuffer_space(framebuffer)
         depth = _scene_depth(framebuffer, camera, np.array(window), view.depth)
-        instances = _instances(clips)
         seen = (
             tuple((id(one.splats), one.matrix.tobytes(), one.opacity) for one in instances),
             np.array(window).tobytes() + np.array(context.region_data.view_matrix).tobytes(),
@@ -126,7 +138,7 @@ class Overlay:
         if seen != view.seen:
             view.changed = now
         moving = now - view.changed < _STILL_AFTER or context.screen.is_animation_playing
-        view.seen, view.depth, view.instances = seen, depth, instances
+        view.seen, view.depth = seen, depth
         complete = gl_peel.draw_clips(
             instances,
             (),
@@ -142,16 +154,13 @@ class Overlay:
             wait = 1.5 * _STILL_AFTER if moving else 0.01
             redraw = functools.partial(self._redraw, region.as_pointer())
             bpy.app.timers.register(redraw, first_interval=wait)
-        prefetch(clips, step_between(view.time, clips.time))
-        view.time = clips.time
 
     def _view_of(self, context: bpy.types.Context, region: bpy.types.Region) -> _View:
         pointer = region.as_pointer()
         if pointer not in self.views:
             alive = {one.as_pointer() for one in _regions()}
             for closed in [key for key in self.views if key not in alive]:
-                gl_peel.release(("overlay", closed))
-                del self.views[closed]
+                self._forget(closed)
             self.views[pointer] = _View()
         return self.views[pointer]
 
@@ -160,9 +169,18 @@ class Overlay:
         if view is None:
             return
         view.waits = False
-        for region in _regions():
-            if region.as_pointer() == pointer:
-                region.tag_redraw()
+        _redraw_region(pointer)
+
+    def _redraw_when_loaded(self, pointer: int) -> float | None:
+        """A timer: seconds until the next look, None: that was the last one."""
+        view = self.views.get(pointer)
+        if view is None:
+            return None
+        if view.loading.busy:
+            return _POLL
+        view.polls = False
+        _redraw_region(pointer)
+        return None
 
 
 #: The one overlay of this process.
@@ -199,8 +217,9 @@ def _wanted(context: bpy.types.Context) -> bool:
     """Whether this viewport shows clips by the overlay."""
     if context.region_data is None or not context.scene.peel4d.overlay:
         return False
-    shading = context.space_data.shading
-    return not (shading.type == "RENDERED" and context.scene.render.engine == ENGINE_ID)
+    # Material Preview, too, is the engine's own picture as long as it does not ask for EEVEE.
+    ours = context.space_data.shading.type in ("RENDERED", "MATERIAL")
+    return not (ours and context.scene.render.engine == ENGINE_ID)
 
 
 def _collect(context: bpy.types.Context) -> ClipScene:
@@ -210,17 +229,8 @@ def _collect(context: bpy.types.Context) -> ClipScene:
     return collect(
         context.evaluated_depsgraph_get(),
         SESSION,
-        visible=lambda shown: shown.original.visible_in_viewport_get(space),
+        visible=lambda shown: shown.visible_in_viewport_get(space),
     )
-
-
-def _instances(clips: ClipScene) -> tuple[Instance, ...]:
-    """The decoded points in their places. Raises ClipError."""
-    instances = []
-    for index, one in enumerate(clips.instances):
-        for part in SESSION.points(one.reader, one.frame, one.look):
-            instances.append(Instance(part, one.matrix, one.opacity, index))
-    return tuple(instances)
 
 
 def _camera(context: bpy.types.Context) -> Camera:
@@ -274,6 +284,12 @@ def _backdrop(framebuffer, window: np.ndarray) -> np.ndarray:
     padded = np.pad(np.stack(filled, axis=1), ((_SMOOTH // 2, _SMOOTH // 2), (0, 0)), mode="edge")
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, _SMOOTH, axis=0), axis=-1)
     return smooth.astype(np.float32)
+
+
+def _redraw_region(pointer: int) -> None:
+    for region in _regions():
+        if region.as_pointer() == pointer:
+            region.tag_redraw()
 
 
 def _redraw_sidebars() -> None:

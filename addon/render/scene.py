@@ -14,7 +14,7 @@ from ...engine.errors import ClipError
 from ...engine.render.look import Look
 from ...engine.render.settings import PeelSettings
 from ..clip_file import clip_path
-from ..timing import FrameMapping
+from ..timing import FrameMapping, frame_mapping
 from .session import Session
 
 
@@ -79,7 +79,7 @@ def collect(
         info = reader.info
         layers.append(info.settings.layers)
         min_radius.append(info.settings.min_radius_px)
-        mapping = clip.frame_mapping()
+        mapping = frame_mapping(clip)
         frame = mapping.clip_frame(time, info.frame_count)
         if frame is None or clip.opacity <= 0.0:
             continue

@@ -54,6 +54,7 @@ class Session:
 
     geometry: of the scene's meshes. canvas: what final renders draw on. thread: draws viewports.
     last_final_time: scene frame of the last final render, None before the first.
+    told_failure: the failure of a composite that a window shows, empty after a picture.
     viewports: those that show the engine's pictures.
     """
 
@@ -67,6 +68,7 @@ class Session:
         self.canvas = Canvas()
         self.thread = RenderThread()
         self.last_final_time: float | None = None
+        self.told_failure = ""
         self.viewports: weakref.WeakSet = weakref.WeakSet()
 
     def open(self, path: str) -> ClipReader:
@@ -128,6 +130,7 @@ class Session:
         self.geometry.release()
         self.canvas = Canvas()
         self.last_final_time = None
+        self.told_failure = ""
 
 
 def frames_in_budget(info: ClipInfo) -> int:

@@ -122,6 +122,12 @@ class ClipReader:
                 self._executor = ThreadPoolExecutor(threads, thread_name_prefix="peel4d-clip")
             self._pending[index] = self._executor.submit(self._prefetched, index)
 
+    def decoded(self, index: int) -> bool:
+        """Whether `packed` returns this frame at once."""
+        with self._lock:
+            static = self._static is not None or not self.info.static_points
+            return static and index in self._cache
+
     def _drop_request(self) -> bool:
         """Whether there was a frame that waited for its turn. The lock is held."""
         for index, future in self._pending.items():

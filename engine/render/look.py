@@ -36,6 +36,8 @@ DISPLAY_GAMMA = 2.2
 _GOLDEN = np.uint32(2654435769)
 #: Points whose colours are mixed at once: their floats stay in a core's cache.
 _BLOCK = 4096
+#: Codes of mixed colours have 16 bits.
+_LAST_CODE = 65535
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ def apply_look(part: Splats | PackedSplats, look: Look) -> Splats | PackedSplats
     """The points of `part` as `look` shows them, in their order; of the same type as `part`.
 
     What is not changed is shared with `part`, which is returned itself when nothing is. Packed
-    points stay packed, but for colours that saturation mixes: those become float32.
+    points stay packed.
     """
     if look.is_identity or not len(part):
         return part
@@ -177,8 +179,8 @@ def _scaled(attribute: np.ndarray | Quantized, factor: float) -> np.ndarray | Qu
     return replace(attribute, **{name: getattr(attribute, name) * factor for name in names})
 
 
-def _mixed(sh: np.ndarray | Quantized, matrix: np.ndarray) -> np.ndarray:
-    """(N, B, 3) float32: every coefficient times the matrix."""
+def _mixed(sh: np.ndarray | Quantized, matrix: np.ndarray) -> np.ndarray | Quantized:
+    """Every coefficient times the matrix: (N, B, 3) float32, or codes for codes."""
     if isinstance(sh, Quantized):
         return _mixed_codes(sh, matrix)
     count, basis, _ = sh.shape
@@ -186,25 +188,33 @@ def _mixed(sh: np.ndarray | Quantized, matrix: np.ndarray) -> np.ndarray:
     return (flat.astype(np.float32) @ matrix.T.astype(np.float32)).reshape(count, basis, 3)
 
 
-def _mixed_codes(sh: Quantized, matrix: np.ndarray) -> np.ndarray:
-    """The same from codes (N, 3 B): matrix (code step + low) = (matrix step) code + matrix low.
+def _mixed_codes(sh: Quantized, matrix: np.ndarray) -> Quantized:
+    """The same from codes (N, 3 B) to codes of 16 bits, which lie component by component.
 
-    One product with a block diagonal matrix: most of it multiplies zeros, and it is still faster
-    than small products and their transposition.
+    Their range holds whatever the matrix can make of the old range, so that they are off by half a
+    step at most: that range / 131,070.
     """
-    codes = sh.codes.T
-    components, count = codes.shape
-    every = np.kron(np.eye(components // 3), matrix.T)  # (3 B, 3 B)
-    scale = (sh.step[:, None] * every).astype(np.float32)
-    shift = (sh.low @ every).astype(np.float32)
+    low, high, step = (values.reshape(-1, 3) for values in (sh.low, sh.high, sh.step))  # (B, 3)
+    ends = matrix * low[:, None], matrix * high[:, None]  # (B, 3 to, 3 from)
+    new_low, new_high = np.minimum(*ends).sum(axis=2), np.maximum(*ends).sum(axis=2)
+    new_step = (new_high - new_low) / _LAST_CODE
+    per_code = np.divide(1.0, new_step, out=np.zeros_like(new_step), where=new_step > 0)
+    # matrix (code step + low) = (matrix step) code + matrix low, in units of the new codes.
+    scale = (per_code[:, :, None] * matrix * step[:, None]).astype(np.float32)
+    shift = (per_code * (low @ matrix.T - new_low) + 0.5).astype(np.float32)[:, :, None]
+    codes = sh.codes.T.reshape(len(low), 3, len(sh))
     # Codes beyond `high` mean `high`.
-    last = np.divide(sh.high - sh.low, sh.step, out=np.zeros(components), where=sh.step > 0)
-    last = last.astype(np.float32)[:, None]
-    mixed = np.empty((count, components), dtype=np.float32)
-    for start in range(0, count, _BLOCK):
+    last = np.divide(high - low, step, out=np.zeros_like(step), where=step > 0)[:, :, None]
+    clipped = bool((last < np.iinfo(codes.dtype).max - 1e-3).any())
+    last = last.astype(np.float32)
+    mixed = np.empty(codes.shape, dtype=np.uint16)
+    for start in range(0, codes.shape[2], _BLOCK):
         block = slice(start, start + _BLOCK)
-        values = codes[:, block].astype(np.float32)
-        np.minimum(values, last, out=values)
-        np.matmul(values.T, scale, out=mixed[block])
-        mixed[block] += shift
-    return mixed.reshape(count, components // 3, 3)
+        values = codes[:, :, block].astype(np.float32)
+        if clipped:
+            np.minimum(values, last, out=values)
+        values = np.matmul(scale, values)
+        values += shift
+        mixed[:, :, block] = values
+    ramp = {"low": new_low.ravel(), "high": new_high.ravel(), "step": new_step.ravel()}
+    return Quantized(mixed.reshape(3 * len(low), len(sh)).T, **ramp)

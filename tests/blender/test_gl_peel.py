@@ -6,15 +6,18 @@ Runs on whatever device there is, also a software one (libegl1 and libgl1-mesa-d
 
 import resource
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="needs bpy for its graphics device")
-from peel4d.addon.render import gl_peel
+from peel4d.addon.render import gl_peel, gl_targets
 from peel4d.addon.render.color import scene_linear_from_clip
 from peel4d.addon.render.gl_context import read_color
+from peel4d.addon.render.gl_footprints import depth_scale
 from peel4d.addon.render.gl_quality import Quality
+from peel4d.addon.render.gl_shaders import TABLE_WIDTH
 from peel4d.addon.render.gl_targets import SceneDepth
 from peel4d.engine.render.backend import Instance, render_scene
 from peel4d.engine.render.camera import Camera
@@ -158,6 +161,60 @@ def test_points_that_are_not_drawn():
     assert peel([], view).max() == 0
 
 
+def test_points_of_equal_depth_are_all_layers():
+    """In the order of their index, as everywhere; here most pixels have some of them."""
+    clip = blob(5, 4000, 0)
+    clip = Splats(np.round(clip.position * 12) / 12, clip.radius, clip.density, clip.sh)
+    view = replace(camera(), R=np.eye(3), t=np.array([0.0, 0.0, 2.0]))
+    assert len(np.unique(clip.position[:, 2])) < 20
+    instances = [Instance(clip, np.eye(4)), Instance(clip, np.eye(4), 0.5)]
+    picture = peel(instances, view)
+    expected = render_scene(instances, view, backend="cpu").rgba
+    differs = np.abs(picture - expected).max(axis=-1)
+    assert (differs > 0).mean() > 0.1, "the test would compare nothing"
+    # Not even where rounding could decide, but for rims: one without any alpha is a layer, too, and
+    # takes the place of the last one.
+    assert (differs > 1 / 255).mean() <= 1e-4 and differs.max() < 0.1
+
+
+def test_depths_are_those_of_the_core():
+    """fmaf(R20, x, fmaf(R21, y, fmaf(R22, z, t2))), every bit; the graphics device's own fma rounds
+    twice on some devices."""
+    clip, view = blob(2, 5000, 0), camera()
+    peeler = gl_peel.Peeler()
+    peeler.peel([Instance(clip, np.eye(4))], (), view, PeelSettings(layers=1), FULL)
+    place = read_color(peeler._footprints._buffer, TABLE_WIDTH, 2).reshape(-1, 4)[:5000]
+    keys = place[:, 2] / np.float32(depth_scale(view))
+    expected = np.full(5000, np.float32(view.t[2]))
+    for axis in (2, 1, 0):
+        factor = np.longdouble(np.float32(view.R[2, axis]))
+        # Products of two float32 are exact in extended precision.
+        product = factor * clip.position[:, axis].astype(np.longdouble)
+        expected = (product + expected.astype(np.longdouble)).astype(np.float32)
+    assert (keys > 0).all()
+    np.testing.assert_array_equal(keys, expected)
+
+
+def test_passes_end_when_nothing_is_left(monkeypatch):
+    """Opaque sheets: behind four layers no light is left, so 64 passes are not needed."""
+    rng = np.random.default_rng(0)
+    position = np.concatenate([rng.uniform(-2, 2, (3000, 2)), rng.uniform(0, 1, (3000, 1))], axis=1)
+    clip = Splats.from_colors(
+        position, np.full(3000, 0.2), np.ones(3000), rng.uniform(size=(3000, 3))
+    )
+    passes = []
+    draw = gl_targets.Targets._draw_points
+    monkeypatch.setattr(
+        gl_targets.Targets, "_draw_points", lambda *args: passes.append(args[1]) or draw(*args)
+    )
+    settings = PeelSettings(layers=64)
+    view = camera()
+    picture = peel([Instance(clip, np.eye(4))], view, settings)
+    expected = render_scene([Instance(clip, np.eye(4))], view, settings, backend="cpu").rgba
+    assert (np.abs(picture - expected).max(axis=-1) > TOLERANCE).mean() <= EXCUSED
+    assert 4 <= len(passes) <= 32, len(passes)
+
+
 def triangles() -> list[Mesh]:
     """Coloured ones and holdouts through the blob."""
     rng = np.random.default_rng(5)
@@ -248,8 +305,8 @@ class Framebuffer:
 
 
 def draw_all(*arguments, clear, **keywords) -> int:
-    """Draw until the picture is as fine as it gets; the number of pictures."""
-    for number in range(1, 10):
+    """Draw until the picture is as fine as it gets; the number of calls."""
+    for number in range(1, 1000):
         clear()
         if gl_peel.draw_clips(*arguments, **keywords):
             return number
@@ -322,16 +379,17 @@ def test_a_picture_is_drawn_once_and_blender_s_state_stays(graphics, monkeypatch
     view, clips = camera(), two_clips()
     target = Framebuffer(graphics, 120, 90, "RGBA32F")
     drawn = []
-    peel_once = gl_peel.Peeler.peel
+    begin = gl_peel.Peeler.begin
     monkeypatch.setattr(
-        gl_peel.Peeler, "peel", lambda self, *args: drawn.append(1) or peel_once(self, *args)
+        gl_peel.Peeler, "begin", lambda *args, **kws: drawn.append(1) or begin(*args, **kws)
     )
     with target.buffer.bind():
         graphics.state.blend_set("ADDITIVE")
         graphics.state.depth_test_set("GREATER")
         graphics.state.depth_mask_set(True)
         try:
-            pictures = draw_all(clips, (), view, PeelSettings(), clear=lambda: None, owner=1)
+            draw_all(clips, (), view, PeelSettings(), clear=lambda: None, owner=1)
+            pictures = len(drawn)
             for _ in range(3):
                 assert gl_peel.draw_clips(clips, (), view, PeelSettings(), owner=1)
             assert len(drawn) == pictures
@@ -345,6 +403,51 @@ def test_a_picture_is_drawn_once_and_blender_s_state_stays(graphics, monkeypatch
         gl_peel.draw_clips(clips[:1], (), view, PeelSettings(layers=3), owner=1)
         gl_peel.draw_clips(clips[:1], (), view.crop(1, 0, 120, 90), PeelSettings(), owner=1)
         assert len(drawn) == pictures + 3
+
+
+def test_a_still_view_is_refined_step_by_step(graphics, monkeypatch):
+    """No callback draws more than one step where there is no time; meanwhile the picture of the
+    moving view stays, and a movement begins anew."""
+    monkeypatch.setattr(gl_peel, "SLICE", 0.0)
+    monkeypatch.setattr(gl_targets, "POINTS_PER_STEP", 256)
+    steps = []
+    draw = gl_targets.Targets._draw_points
+    monkeypatch.setattr(
+        gl_targets.Targets, "_draw_points", lambda *args: steps.append(args[3]) or draw(*args)
+    )
+    view, clips, settings = camera(), two_clips(), PeelSettings(layers=5, min_transmittance=0.0)
+    target = Framebuffer(graphics, 120, 90, "RGBA32F")
+
+    def call(moving=False, at=view):
+        steps.clear()
+        with target.buffer.bind():
+            target.buffer.clear(color=(0.0, 0.0, 0.0, 0.0))
+            arguments = {"owner": 1, "moving": moving, "space": "DISPLAY"}
+            complete = gl_peel.draw_clips(clips, (), at, settings, **arguments)
+        return complete, target.read()
+
+    complete, first = call(moving=True)
+    assert not complete and gl_peel.drawn(1).width < 120
+    calls = 0
+    while not (outcome := call())[0]:
+        calls += 1
+        assert len(steps) <= 1
+        if gl_peel.drawn(1).width < 120:
+            np.testing.assert_array_equal(outcome[1], first)
+        assert calls < 200
+    assert calls > 10
+    drawn = gl_peel.drawn(1)
+    assert (drawn.width, drawn.height, drawn.points, drawn.layers) == (120, 90, 1100, 5)
+    expected = render_scene(clips, view, settings, backend="cpu").rgba
+    assert (np.abs(outcome[1] - expected).max(axis=-1) > TOLERANCE).mean() <= EXCUSED
+    # Half way to another picture the view moves back.
+    other = view.crop(3, 0, 120, 90)
+    call(moving=True, at=other)
+    call(at=other)
+    call(moving=True)
+    while not (outcome := call())[0]:
+        pass
+    assert (np.abs(outcome[1] - expected).max(axis=-1) > TOLERANCE).mean() <= EXCUSED
 
 
 def test_memory_of_a_hundred_pictures_is_freed(graphics):

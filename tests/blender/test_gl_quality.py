@@ -52,3 +52,13 @@ def test_a_still_picture_does_not_slow_the_next_move_down():
     for _ in range(5):
         draw(adaptation, 100.0, moving=False)
     assert draw(adaptation, 100.0, moving=True) == moving
+
+
+def test_a_refinement_that_is_given_up_says_nothing_about_the_next_move():
+    adaptation = Adaptation()
+    moving = [draw(adaptation, 60.0, moving=True) for _ in range(10)][-1]
+    for _ in range(3):
+        finer = adaptation.choose(12, moving=False)  # and never recorded
+        assert finer.cost() > moving.cost()
+        assert not adaptation.finest(12)
+    assert draw(adaptation, 60.0, moving=True) == moving

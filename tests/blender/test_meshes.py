@@ -56,9 +56,17 @@ def torus(scene, location=(0.0, 0.0, 0.0), rotation=(0.0, 0.0, 0.0)):
     thing = bpy.context.object
     thing.matrix_basis = Matrix.LocRotScale(location, Euler(rotation).to_quaternion(), None)
     material = bpy.data.materials.new("paint")
-    material.diffuse_color = (0.7, 0.2, 0.05, 1.0)
+    paint(material, (0.7, 0.2, 0.05, 1.0))
     thing.data.materials.append(material)
     return thing
+
+
+def paint(material, color):
+    """Since Blender 5 a new material has nodes, and they decide."""
+    material.diffuse_color = color
+    for node in material.node_tree.nodes if material.node_tree is not None else ():
+        if node.type == "BSDF_PRINCIPLED":
+            node.inputs["Base Color"].default_value = color
 
 
 def shaded_by_hand(thing, camera):
@@ -369,7 +377,8 @@ def test_colours_of_materials(scene):
         [(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (2, 1, 0)], [(0, 1, 2), (1, 3, 2), (1, 4, 3)]
     )
     plain, nodes = bpy.data.materials.new("plain"), bpy.data.materials.new("nodes")
-    plain.use_nodes = False
+    if plain.node_tree is not None:  # since Blender 5
+        plain.node_tree.nodes.clear()
     plain.diffuse_color = (1.0, 0.0, 0.0, 1.0)
     nodes.use_nodes = True
     nodes.diffuse_color = (0.0, 1.0, 0.0, 1.0)
@@ -420,8 +429,8 @@ def test_modifiers_instances_curves_and_texts(scene):
 
 def test_what_stands_still_is_not_read_again(scene, monkeypatch):
     reads = []
-    read = meshes._read
-    monkeypatch.setattr(meshes, "_read", lambda mesh: reads.append(mesh.name) or read(mesh))
+    read = meshes.read_geometry
+    monkeypatch.setattr(meshes, "read_geometry", lambda mesh: reads.append(mesh.name) or read(mesh))
     still = torus(scene)
     moving = add(mesh_of([(0, 0, 0), (1, 0, 0), (0, 1, 0)], [(0, 1, 2)]), "moving")
     cache = GeometryCache()

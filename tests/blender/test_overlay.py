@@ -1,6 +1,8 @@
 # ruff: noqa: E402 (what follows the check for bpy needs bpy)
 """The overlay without a window: its draw handler is called with contexts made up here."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 bpy = pytest.importorskip("bpy", reason="the add-on needs bpy")
 from peel4d.addon.import_clip import import_clip
-from peel4d.addon.render import gl_peel, overlay
+from peel4d.addon.render import gl_peel, loading, overlay
 from peel4d.addon.render.gl_context import read_color
 from peel4d.addon.render.session import SESSION
 from peel4d.engine.clip.reader import ClipReader
@@ -60,6 +62,13 @@ def draw(scene, monkeypatch):
         blender = SimpleNamespace(context=context(**changes), app=SimpleNamespace(timers=timers))
         monkeypatch.setattr(overlay, "bpy", blender)
         overlay.OVERLAY.draw()
+        until = time.monotonic() + 20
+        while any(view.loading.busy for view in overlay.OVERLAY.views.values()):
+            assert time.monotonic() < until, "the points were not decoded"
+            time.sleep(0.002)
+        if any(view.polls for view in overlay.OVERLAY.views.values()):
+            redraws.pop()[0]()  # it would tag the region
+            overlay.OVERLAY.draw()
 
     call.redraws = redraws
     overlay.OVERLAY.release()
@@ -124,6 +133,63 @@ def test_clips_are_drawn_over_the_viewport(graphics, draw, clip, clip_path, monk
     assert viewport.read()[..., 3].max() > 0.9
 
 
+def test_decoding_does_not_wait(graphics, draw, clip, scene, monkeypatch):
+    """While points are decoded the viewport keeps the picture that it has, and looks again."""
+    viewport = Viewport(graphics, 0.6)
+    decoding, go_on = threading.Event(), threading.Event()
+    points = type(SESSION).points
+
+    def slow(*arguments):
+        decoding.set()
+        assert go_on.wait(20)
+        return points(*arguments)
+
+    with viewport.buffer.bind():
+        viewport.clear()
+        draw()
+        viewport.clear()
+        draw()
+        before = viewport.read()
+        assert before[..., 3].max() > 0.5
+        with monkeypatch.context() as patch:
+            patch.setattr(type(SESSION), "points", slow)
+            patch.setattr(loading, "decoded", lambda _clips: False)  # it was prefetched
+            scene.frame_set(3)
+            viewport.clear()
+            overlay.OVERLAY.draw()
+            assert decoding.wait(20)
+            (view,) = overlay.OVERLAY.views.values()
+            assert view.loading.busy and view.polls
+            assert overlay.OVERLAY._redraw_when_loaded(77) == overlay._POLL
+            np.testing.assert_allclose(viewport.read()[..., 3] > 0, before[..., 3] > 0)
+            go_on.set()
+            until = time.monotonic() + 20
+            while view.loading.busy and time.monotonic() < until:
+                time.sleep(0.005)
+        assert overlay.OVERLAY._redraw_when_loaded(77) is None and not view.polls
+        viewport.clear()
+        draw()
+    assert (np.abs(viewport.read() - before) > 0.1).any()
+
+
+def test_decoded_frames_are_shown_at_once(graphics, draw, clip, scene):
+    """While a clip plays its frames are decoded ahead: no second redraw for each of them."""
+    viewport = Viewport(graphics, 0.6)
+    with viewport.buffer.bind():
+        viewport.clear()
+        draw()
+        (view,) = overlay.OVERLAY.views.values()
+        (item,) = overlay._collect(context()).instances
+        until = time.monotonic() + 20
+        while not item.reader.decoded(2) and time.monotonic() < until:
+            time.sleep(0.005)
+        before = view.seen
+        scene.frame_set(3)
+        overlay.OVERLAY.draw()
+        assert not view.loading.busy and not view.polls
+        assert view.seen[0] != before[0]
+
+
 def test_what_stands_before_the_clip_hides_it(graphics, draw, clip):
     viewport = Viewport(graphics, 0.6)
     with viewport.buffer.bind():
@@ -135,7 +201,9 @@ def test_what_stands_before_the_clip_hides_it(graphics, draw, clip):
     np.testing.assert_array_equal(viewport.read(), before)
 
 
-@pytest.mark.parametrize("how", ["hide_viewport", "hide_set", "exclude", "overlay", "engine"])
+@pytest.mark.parametrize(
+    "how", ["hide_viewport", "hide_set", "exclude", "overlay", "RENDERED", "MATERIAL"]
+)
 def test_what_is_not_drawn(graphics, draw, clip, scene, how):
     seen = {}
     if how == "hide_viewport":
@@ -152,7 +220,7 @@ def test_what_is_not_drawn(graphics, draw, clip, scene, how):
         scene.peel4d.overlay = False
     else:
         scene.render.engine = "PEEL4D"
-        seen["space_data"] = SimpleNamespace(shading=SimpleNamespace(type="RENDERED"))
+        seen["space_data"] = SimpleNamespace(shading=SimpleNamespace(type=how))
     viewport = Viewport(graphics, 0.5)
     with viewport.buffer.bind():
         viewport.clear()
@@ -173,7 +241,9 @@ def test_local_view_and_local_collections_are_asked_for(clip, scene, monkeypatch
     bpy.context.view_layer.update()
     overlay._collect(context())
     clip.hide_set(True)
-    assert asked == [True]
+    bpy.context.view_layer.update()
+    overlay._collect(context())
+    assert asked == [True]  # what is hidden is not in the depsgraph
 
 
 def test_a_missing_file_is_a_note_and_comes_back(graphics, draw, clip, capsys, clip_path):

@@ -430,3 +430,12 @@ def test_loading_another_file_closes_the_clips(shot, render):
     assert SESSION.clip_count == 1
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     assert SESSION.clip_count == 0
+
+
+def test_decoding_is_exact_to_a_millionth():
+    levels = np.linspace(0.0, 1.0, 4097, dtype=np.float32)
+    exact = np.where(
+        levels <= 0.04045, levels / 12.92, ((levels.astype(np.float64) + 0.055) / 1.055) ** 2.4
+    )
+    assert np.abs(color.srgb_to_linear(levels) - exact).max() < 1e-6
+    assert color.srgb_to_linear(np.zeros((0, 3), np.float32)).shape == (0, 3)

@@ -18,7 +18,15 @@ from mathutils import Euler, Matrix, Vector
 
 from peel4d.addon import cameras
 from peel4d.addon.import_clip import import_clip
-from peel4d.addon.render import color, pace, prefetch, view, viewport
+from peel4d.addon.render import (
+    color,
+    pace,
+    prefetch,
+    view,
+    viewport,
+    viewport_pictures,
+    viewport_request,
+)
 from peel4d.addon.render.render_thread import RenderThread
 from peel4d.addon.render.scene import collect
 from peel4d.addon.render.session import SESSION, Session
@@ -169,9 +177,7 @@ class View3D:
         """As `view_update` and `view_draw` do, without drawing the texture."""
         context = self.context()
         self.viewport.update(self.depsgraph, None)
-        wanted = self.viewport.view_of(context, self.depsgraph)
-        self.viewport.want(wanted)
-        return wanted
+        return want(self.viewport, context, self.depsgraph)
 
     def picture(self, limit=20.0):
         """The finished picture of the newest request, scene-linear."""
@@ -181,6 +187,13 @@ class View3D:
             assert time.monotonic() < until, "the viewport was not drawn"
             time.sleep(0.005)
         return color.scene_linear_from_clip(self.viewport.finished.picture.rgba)
+
+
+def want(shown, context, depsgraph):
+    """Ask a viewport for what its `draw` would ask for."""
+    wanted = viewport_request.requested(context, depsgraph, shown._subject)
+    shown.pictures.want(wanted)
+    return wanted
 
 
 @pytest.fixture
@@ -253,22 +266,22 @@ def test_what_has_not_changed_is_not_drawn_again(view3d):
     view3d.picture()
     first = view3d.viewport.finished
     context = view3d.context()
-    view3d.viewport.want(view3d.viewport.view_of(context, view3d.depsgraph))
+    want(view3d.viewport, context, view3d.depsgraph)
     time.sleep(0.05)
     assert view3d.viewport.finished is first
-    assert view3d.viewport.due() is None
+    assert view3d.viewport.pictures.due() is None
 
 
 def test_a_moving_view_is_drawn_small_and_then_in_full(view3d, monkeypatch):
     sizes = []
-    peel_view = viewport.peel_view
+    peel_view = viewport_request.peel_view
 
     def slow(wanted, instances, scale, *arguments):
         sizes.append(scale)
         time.sleep(0.2 * scale**2)
         return peel_view(wanted, instances, scale, *arguments)
 
-    monkeypatch.setattr(viewport, "peel_view", slow)
+    monkeypatch.setattr(viewport_request, "peel_view", slow)
     camera = view3d.scene.camera
     until = time.monotonic() + 1.5
     while time.monotonic() < until:
@@ -282,10 +295,27 @@ def test_a_moving_view_is_drawn_small_and_then_in_full(view3d, monkeypatch):
     assert sizes[-1] == 1.0 and view3d.viewport.finished.fine
 
 
+def test_a_slow_redraw_is_not_a_view_that_stands_still(view3d):
+    """Where Blender redraws four times a second, a view that turns is not drawn in full between."""
+    camera, pictures = view3d.scene.camera, view3d.viewport.pictures
+    assert not pictures.moving
+    for number in range(4):
+        camera.location.x += 0.01
+        view3d.request()
+        time.sleep(0.25)
+        assert pictures.moving or number == 0
+    time.sleep(0.5)
+    assert not pictures.moving
+    camera.location.x += 0.01
+    view3d.request()
+    time.sleep(0.3)
+    assert not pictures.moving  # a single change
+
+
 def test_only_the_newest_request_is_drawn(view3d, monkeypatch):
     drawn = []
     started, go_on = threading.Event(), threading.Event()
-    peel_view = viewport.peel_view
+    peel_view = viewport_request.peel_view
 
     def held(wanted, *arguments):
         drawn.append(wanted)
@@ -293,7 +323,7 @@ def test_only_the_newest_request_is_drawn(view3d, monkeypatch):
         assert go_on.wait(10)
         return peel_view(wanted, *arguments)
 
-    monkeypatch.setattr(viewport, "peel_view", held)
+    monkeypatch.setattr(viewport_request, "peel_view", held)
     first = view3d.request()
     assert started.wait(10)
     for _ in range(5):
@@ -325,7 +355,7 @@ def test_errors_are_texts(view3d, tmp_path, caplog):
     view3d.request()
     assert view3d.drawn.wait(10)
     assert "damaged.p4d" in view3d.viewport.draw(context, view3d.depsgraph)
-    assert view3d.viewport.due() is None, "it would be tried again and again"
+    assert view3d.viewport.pictures.due() is None, "it would be tried again and again"
     view3d.clip.peel4d.filepath = path
     view3d.clip.update_tag()
     assert view3d.picture().any()
@@ -336,7 +366,7 @@ def test_two_viewports_share_the_thread(view3d):
     other = viewport.Viewport(SESSION, lambda: None)
     context = view3d.context()
     other.update(view3d.depsgraph, None)
-    other.want(other.view_of(context, view3d.depsgraph))
+    want(other, context, view3d.depsgraph)
     shown = view3d.picture()
     until = time.monotonic() + 10
     while not other.is_complete and time.monotonic() < until:
@@ -427,6 +457,44 @@ def test_pace_holds_its_time(full_ms, fixed_ms):
         assert steady.scale() == 1.0
     else:
         assert took == pytest.approx(pace.TARGET, rel=0.25)
+
+
+def test_rate_is_of_the_last_movement():
+    rate = pace.Rate()
+    assert rate.per_second == 0.0
+    for number in range(20):
+        rate.count(5.0 + 0.1 * number)
+    assert rate.per_second == pytest.approx(10.0)
+    for number in range(3):
+        rate.count(100.0 + 0.25 * number)  # after a pause
+    assert rate.per_second == pytest.approx(4.0)
+
+
+def test_blender_keeps_a_processor_while_the_view_moves(monkeypatch):
+    monkeypatch.delenv("PEEL4D_THREADS", raising=False)
+    monkeypatch.setattr(viewport_pictures.os, "sched_getaffinity", lambda _: set(range(8)))
+    assert [viewport_pictures.moving_threads(n) for n in (0, 1, 4, 8)] == [7, 1, 4, 7]
+    monkeypatch.setenv("PEEL4D_THREADS", "2")
+    assert viewport_pictures.moving_threads(0) == 1
+    monkeypatch.setenv("PEEL4D_THREADS", "many")
+    assert viewport_pictures.moving_threads(0) == 7
+    monkeypatch.setattr(viewport_pictures.os, "sched_getaffinity", lambda _: {3})
+    assert viewport_pictures.moving_threads(0) == 1
+
+
+def test_only_what_shows_is_uploaded():
+    rng = np.random.default_rng(2)
+    picture = np.zeros((40, 60, 4), np.float32)
+    picture[10:20, 5:25] = rng.uniform(0.1, 1, (10, 20, 4))
+    part, (left, bottom, width, height) = viewport_pictures.cut_out(picture)
+    assert part.flags.c_contiguous
+    np.testing.assert_array_equal(part, picture[9:21, 4:26])
+    assert (60 * left, 40 * bottom, 60 * width, 40 * height) == pytest.approx((4, 19, 22, 12))
+    picture[0, 0] = picture[-1, -1] = 1.0
+    part, place = viewport_pictures.cut_out(picture)
+    assert part is picture and place == (0.0, 0.0, 1.0, 1.0)
+    part, place = viewport_pictures.cut_out(np.zeros((40, 60, 4), np.float32))
+    assert part.shape == (1, 1, 4) and not part.any()
 
 
 def test_pace_never_gets_tiny():

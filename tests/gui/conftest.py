@@ -105,3 +105,16 @@ def window(bare_window) -> Window:
     """Blender with Peel4D installed."""
     bare_window.install()
     return bare_window
+
+
+@pytest.fixture
+def shot(window):
+    """shot(engine) -> FOLDER/shot.blend as make_shot.py saves it."""
+
+    def make(engine="PEEL4D"):
+        script = window.folder / "scripts" / "make_shot.py"
+        made = window.background("-P", script, "--", window.folder / "shot", engine)
+        assert made.returncode == 0, made.stdout
+        return window.folder / "shot" / "shot.blend"
+
+    return make

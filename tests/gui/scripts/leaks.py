@@ -9,6 +9,7 @@ process held after each round of each loop, and what was left behind when the ad
 import json
 import random
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,7 +20,8 @@ from resources import Held, registered, residue, threads_of_ours
 
 CLIP, CAPTURE, BACKEND = w.ARGUMENTS[1:4]
 SCRUBS, LOADS, CYCLES = 200, 50, 20
-WARM = 15
+#: Rounds before the measurement, and between two measurements (which take a while themselves).
+WARM, PAUSE = 6, {"scrubs": 5, "loads": 2, "cycles": 1}
 
 
 def leaks():
@@ -31,11 +33,13 @@ def leaks():
     found["enabled"] = {kind: len(names) for kind, names in residue(before).items()}
     yield from make_scene()
     rng = random.Random(4)
-    found["scrubs"] = yield from repeated(SCRUBS, lambda: scrub(rng))
-    found["loads"] = yield from repeated(LOADS, load)
-    w.save("loaded")
     left = []
-    found["cycles"] = yield from repeated(CYCLES, lambda: cycle(before, left))
+    for name, rounds, action in (
+        ("scrubs", SCRUBS, lambda: scrub(rng)),
+        ("loads", LOADS, load),
+        ("cycles", CYCLES, lambda: cycle(before, left)),
+    ):
+        found[name] = yield from repeated(name, rounds, action)
     yield from load()
     w.save("cycled")
     yield from disable()
@@ -45,13 +49,16 @@ def leaks():
     (w.OUT / "leaks.json").write_text(json.dumps(found))
 
 
-def repeated(rounds, action):
-    """Do it again and again; what was held after each round but the first few."""
+def repeated(name, rounds, action):
+    """Do it again and again; what was held now and then, after the first few."""
     held = []
+    begin = time.monotonic()
     for index in range(WARM + rounds):
         yield from action()
-        if index >= WARM:
+        if index >= WARM and index % PAUSE[name] == 0:
             held.append(Held.now().as_dict())
+    seconds = time.monotonic() - begin
+    print(f"{rounds} {name}: {seconds:.0f} s, {held[0]} -> {held[-1]}", flush=True)
     return held
 
 
@@ -73,17 +80,24 @@ def make_scene():
     scene.frame_start, scene.frame_end = 1, 5
     scene.render.engine = "PEEL4D"
     scene.peel4d.viewport_backend = BACKEND
-    for mode, one in zip(("RENDERED", "SOLID"), areas(), strict=True):
-        one.spaces.active.shading.type = mode
+    for one in areas():
         view = one.spaces.active.region_3d
         view.view_location, view.view_distance = (0, 0, 0), 3.0
-    yield from drawn()
+    yield from look()
     bpy.ops.wm.save_mainfile()
     w.save("scene")
 
 
 def areas():
     return [area for area in bpy.context.screen.areas if area.type == "VIEW_3D"]
+
+
+def look():
+    """Rendered beside Solid; Blender opens no file in Rendered mode."""
+    for mode, area in zip(("RENDERED", "SOLID"), areas(), strict=True):
+        area.spaces.active.shading.type = mode
+    yield 0.05
+    yield from drawn()
 
 
 def drawn():
@@ -106,7 +120,7 @@ def scrub(rng):
 def load():
     bpy.ops.wm.open_mainfile(filepath=str(w.OUT / "scene.blend"))
     yield 0.1
-    yield from drawn()
+    yield from look()
 
 
 def cycle(before, left):

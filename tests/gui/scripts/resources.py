@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,8 @@ class Held:
         return cls(
             rss=sizes["Rss"],
             private=sizes["Private_Clean"] + sizes["Private_Dirty"],
-            threads=len(os.listdir("/proc/self/task")),
-            files=len(os.listdir("/proc/self/fd")),
+            threads=len(list(Path("/proc/self/task").iterdir())),
+            files=len(list(Path("/proc/self/fd").iterdir())),
         )
 
     def as_dict(self) -> dict[str, int]:
@@ -92,9 +91,7 @@ def registered() -> dict[str, set[str]]:
 def residue(before: dict[str, set[str]]) -> dict[str, list[str]]:
     """What is registered now and was not, or the other way round; {} without any."""
     now = registered()
-    return {
-        kind: sorted(before[kind] ^ now[kind]) for kind in before if before[kind] != now[kind]
-    }
+    return {kind: sorted(before[kind] ^ now[kind]) for kind in before if before[kind] != now[kind]}
 
 
 def files_of_ours() -> set[str]:
@@ -108,4 +105,3 @@ def threads_of_ours() -> set[str]:
     import threading
 
     return {one.name for one in threading.enumerate() if one.name.startswith("peel4d")}
-
