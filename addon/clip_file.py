@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import bpy
-from bpy.app.handlers import persistent
 
 from ..engine.clip.clip import ClipInfo
 from ..engine.clip.reader import ClipReader
@@ -63,17 +62,6 @@ def clip_path(clip_object: bpy.types.Object) -> str:
     return os.path.normpath(bpy.path.abspath(path, library=library))
 
 
-def stored_path(path: str | Path, *, relative: bool = True) -> str:
-    """The path as an object of this .blend file keeps it: relative where that is possible."""
-    path = str(path)
-    if not (relative and bpy.data.is_saved):
-        return path
-    try:
-        return bpy.path.relpath(path)
-    except ValueError:  # another drive on Windows
-        return path
-
-
 def clip_objects() -> Iterator[bpy.types.Object]:
     """All clip objects of the .blend file."""
     return (item for item in bpy.data.objects if item.peel4d.is_clip)
@@ -92,69 +80,3 @@ def _head(path: str, _modified_ns: int, _nbytes: int) -> tuple[ClipInfo | None, 
             return reader.info, ""
     except PeelError as error:
         return None, str(error)
-
-
-# Blender keeps its own relative paths right when a file is saved elsewhere or appended from, but
-# not those in properties of add-ons.
-
-
-@persistent
-def _before_saving(blend: str, *_args: object) -> None:
-    _rebase(bpy.data.filepath, blend)
-
-
-@persistent
-def _after_saving(blend: str, *_args: object) -> None:
-    # A copy was saved: this session goes on in the old place.
-    _rebase(blend, bpy.data.filepath)
-
-
-def _rebase(old: str, new: str) -> None:
-    """Relative paths beside the file `old` become relative to the file `new`."""
-    if not old or not new or Path(old).parent == Path(new).parent:
-        return
-    for clip_object in clip_objects():
-        path = clip_object.peel4d.filepath
-        if is_editable(clip_object) and clip_object.override_library is None:
-            if not path.startswith("//"):
-                continue
-            absolute = bpy.path.abspath(path, start=str(Path(old).parent))
-            try:
-                rebased = bpy.path.relpath(absolute, start=str(Path(new).parent))
-            except ValueError:  # another drive on Windows
-                rebased = absolute
-            clip_object.peel4d.filepath = rebased
-
-
-@persistent
-def _after_appending(context: object, *_args: object) -> None:
-    """context: bpy.types.BlendImportContext."""
-    for item in context.import_items:
-        appended = item.id
-        if not isinstance(appended, bpy.types.Object) or not appended.peel4d.is_clip:
-            continue
-        path = appended.peel4d.filepath
-        if appended.library is None and path.startswith("//") and item.source_library:
-            blend = bpy.path.abspath(item.source_library.filepath)
-            absolute = os.path.normpath(bpy.path.abspath(path, start=str(Path(blend).parent)))
-            appended.peel4d.filepath = stored_path(absolute)
-
-
-def _handlers() -> list[tuple[list, object]]:
-    handlers = bpy.app.handlers
-    pairs = [(handlers.save_pre, _before_saving), (handlers.save_post, _after_saving)]
-    if hasattr(handlers, "blend_import_post"):  # since 4.3
-        pairs.append((handlers.blend_import_post, _after_appending))
-    return pairs
-
-
-def register() -> None:
-    for handlers, handler in _handlers():
-        handlers.append(handler)
-
-
-def unregister() -> None:
-    for handlers, handler in _handlers():
-        if handler in handlers:
-            handlers.remove(handler)
-    _head.cache_clear()

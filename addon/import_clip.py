@@ -22,8 +22,8 @@ from mathutils import Matrix
 from ..engine.clip.clip import ClipCamera, ClipInfo
 from ..engine.clip.reader import ClipReader
 from ..engine.errors import PeelError
+from .blend_paths import stored_path
 from .cameras import create_cameras, lens_from_intrinsics
-from .clip_file import stored_path
 from .render.engine import ENGINE_ID
 
 UP_AXES = {

@@ -88,6 +88,15 @@ def environment_folder() -> Path:
     return preferences().environment_folder or user_folder() / "environment"
 
 
+def online_refusal() -> str | None:
+    """Why nothing may be downloaded and what to do about it; None where it may."""
+    if bpy.app.online_access:
+        return None
+    if bpy.app.online_access_override:
+        return "Blender was started with --offline-mode. Start it without to go online"
+    return "Online access is off. Allow it in Preferences > System > Network"
+
+
 def _path(text: str) -> Path | None:
     return Path(bpy.path.abspath(text)) if text.strip() else None
 

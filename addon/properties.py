@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Peel4D stores in a .blend file: on clip objects, on captured cameras and on the scene."""
+"""What Peel4D stores in a .blend file: on clip objects, on captured cameras and on the scene.
+
+The classes have no methods: see property_changes.py on what Blender 4.2 keeps of them.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,12 @@ from bpy.props import (
     StringProperty,
 )
 
-from .timing import FrameMapping
+from .property_changes import clip_changed, clip_path_changed, follow_crop_object
 
 #: Since 4.5 a property has to say that `//` is meant; before, the word is unknown and // works.
 _BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
 #: Linked clips can be changed in the file that links them.
 _OVERRIDE = {"LIBRARY_OVERRIDABLE"}
-
-
-def _follow_crop_object(clip: Peel4DClipProperties, _context: object) -> None:
-    """Make the clip depend on its crop box, for Blender evaluates no hidden object without need."""
-    clip_object = clip.id_data
-    clip_object.driver_remove("peel4d.crop_motion")
-    if clip.crop_object is None:
-        return
-    driver = clip_object.driver_add("peel4d.crop_motion").driver
-    driver.type = "SUM"
-    variable = driver.variables.new()
-    variable.type = "TRANSFORMS"
-    variable.targets[0].id = clip.crop_object
-
-
-def _changed(clip: Peel4DClipProperties, _context: object) -> None:
-    """Viewports redraw; Blender notices nothing by itself when a script sets a property."""
-    clip.id_data.update_tag()
 
 
 class Peel4DClipProperties(bpy.types.PropertyGroup):
@@ -48,7 +33,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default=False,
         options=set(),
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     filepath: StringProperty(
         name="File",
@@ -56,7 +41,12 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         subtype="FILE_PATH",
         options=_BLEND_RELATIVE,
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_path_changed,
+    )
+    blend_folder: StringProperty(
+        name="Folder",
+        description="Of the .blend file that a relative path was written in",
+        options={"HIDDEN"},
     )
     opacity: FloatProperty(
         name="Opacity",
@@ -66,7 +56,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         max=1.0,
         subtype="FACTOR",
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     exposure: FloatProperty(
         name="Exposure",
@@ -77,7 +67,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         min=-10.0,
         max=10.0,
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     saturation: FloatProperty(
         name="Saturation",
@@ -87,13 +77,13 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         soft_max=2.0,
         max=10.0,
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     crop_object: PointerProperty(
         name="Crop Box",
         description="Show only the points inside this object's bounding box, which can be animated",
         type=bpy.types.Object,
-        update=_follow_crop_object,
+        update=follow_crop_object,
         override=_OVERRIDE,
     )
     crop_motion: FloatProperty(
@@ -111,7 +101,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         subtype="FACTOR",
         options=set(),
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     frame_start: FloatProperty(
         name="Start Frame",
@@ -121,7 +111,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         precision=1,
         options=set(),
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     frame_offset: IntProperty(
         name="Offset",
@@ -130,7 +120,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         min=0,
         options=set(),
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     speed: FloatProperty(
         name="Speed",
@@ -140,7 +130,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         soft_max=10.0,
         options=set(),
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     sequence_mode: EnumProperty(
         name="Mode",
@@ -154,7 +144,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default="CLIP",
         options=set(),
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     override_frame: BoolProperty(
         name="Override Frame",
@@ -162,7 +152,7 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default=False,
         options=set(),
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
     frame: FloatProperty(
         name="Frame",
@@ -170,18 +160,8 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         default=0.0,
         min=0.0,
         override=_OVERRIDE,
-        update=_changed,
+        update=clip_changed,
     )
-
-    def frame_mapping(self) -> FrameMapping:
-        """The playback settings without Blender."""
-        return FrameMapping(
-            frame_start=self.frame_start,
-            frame_offset=self.frame_offset,
-            speed=self.speed,
-            sequence_mode=self.sequence_mode,
-            override_frame=self.frame if self.override_frame else None,
-        )
 
 
 class Peel4DCameraProperties(bpy.types.PropertyGroup):

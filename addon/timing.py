@@ -59,6 +59,17 @@ class FrameMapping:
         return step + self.frame_offset
 
 
+def frame_mapping(clip) -> FrameMapping:
+    """The playback settings of a clip object's properties, without Blender."""
+    return FrameMapping(
+        frame_start=clip.frame_start,
+        frame_offset=clip.frame_offset,
+        speed=clip.speed,
+        sequence_mode=clip.sequence_mode,
+        override_frame=clip.frame if clip.override_frame else None,
+    )
+
+
 def _nearest(frame: float) -> int:
     """The nearest whole frame; halves go up, so that 0.5, 1.5, ... all round the same way."""
     return math.floor(frame + 0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -419,3 +421,48 @@ def test_damaged_videos(video_capture):
     (video_capture / "videos" / "01.mp4").write_bytes(b"not a video at all")
     with pytest.raises(CaptureError, match=r"01\.mp4: cannot be opened as a video"):
         open_capture(video_capture, size=(64, 48))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS counts on Linux")
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".mp4"])
+def test_a_lack_of_memory_is_not_blamed_on_the_file(tmp_path, suffix):
+    """The process has room for the file but not for its pixels."""
+    pixels = np.random.default_rng(0).integers(0, 255, (1440, 2560, 3), dtype=np.uint8)
+    path = tmp_path / f"large{suffix}"
+    if suffix == ".mp4":
+        write_video(path, 2, size=(2560, 1440))
+    else:
+        assert cv2.imwrite(str(path), pixels)
+    script = """
+import resource, sys
+from pathlib import Path
+from peel4d.engine.capture.decode import decode_image
+from peel4d.engine.capture.video import VideoFrames
+from peel4d.engine.errors import CaptureError
+path, damaged = map(Path, sys.argv[1:])
+def decode(path):
+    return VideoFrames().frame(path, 0) if path.suffix == ".mp4" else decode_image(path)
+decode(path)  # libraries are loaded, and it can be read
+held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (4 << 20), -1))
+try:
+    decode(path)
+    print("decoded")
+except MemoryError as error:
+    print("memory", error)
+try:
+    decode(damaged)
+except CaptureError as error:
+    print("damaged", error)
+"""
+    damaged = tmp_path / f"damaged{suffix}"
+    damaged.write_bytes(b"\x89PNG\r\n\x1a\n no picture IEND")
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(path), str(damaged)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    first, second = ended.stdout.splitlines()
+    assert first.startswith("memory") and path.name in first
+    assert second.startswith("damaged") and damaged.name in second

@@ -20,9 +20,12 @@ import numpy as np
 import pytest
 import torch
 
+from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.errors import OutputError, ReconstructionError
 from peel4d.engine.render.splats import Splats
+from peel4d.engine.train import plan
+from peel4d.engine.train.settings import TrainSettings
 from peel4d.engine.worker import faults
 from peel4d.engine.worker.supervision import Supervision, thinned
 
@@ -36,18 +39,26 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POS
 class Worker:
     """A worker process whose events are read on a thread."""
 
-    def __init__(self, *arguments: object, limits: dict[int, int] | None = None, launch=LAUNCH):
+    def __init__(
+        self,
+        *arguments: object,
+        limits: dict[int, int] | None = None,
+        launch=LAUNCH,
+        python=(sys.executable,),
+        **options,
+    ):
         def limit() -> None:
             for name, value in (limits or {}).items():
                 resource.setrlimit(name, (value, value))
 
         self.process = subprocess.Popen(
-            [sys.executable, str(launch), *map(str, arguments)],
+            [*python, str(launch), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=limit if limits else None,
+            **options,
         )
         self.events: list[dict] = []
         self.errors = ""
@@ -436,32 +447,26 @@ def test_check_names_what_is_missing(tmp_path):
     assert last["event"] == "error" and "needs numpy" in last["message"]
 
 
-def test_an_environment_is_not_created_over_other_files(tmp_path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("years of work")
-    (tmp_path / "lock").write_text("")
-    with Worker("create", tmp_path / "full", tmp_path / "lock") as worker:
-        last = worker.finish()
-    assert last["event"] == "error" and "other files" in last["message"]
-    assert (tmp_path / "full" / "thesis.txt").read_text() == "years of work"
-
-
-def test_an_environment_that_cannot_be_filled_says_why_and_is_not_used(tmp_path):
-    from peel4d.engine.worker.create import is_complete
-
-    (tmp_path / "lock").write_text("no-such-package-of-peel4d==1.0\n")
-    environment = dict(os.environ, PIP_NO_INDEX="1")
-    result = subprocess.run(
-        [sys.executable, LAUNCH, "create", tmp_path / "env", tmp_path / "lock"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        # Its stdin stays open: the end of it would end the worker.
-        stdin=(reading := os.pipe())[0],
+def test_a_repaired_file_is_no_other_capture(ball_capture, tmp_path):
+    """What could not be read may change; what was read may not."""
+    capture = tmp_path / "capture"
+    shutil.copytree(ball_capture, capture)
+    bad, other = (capture / "images" / "03" / f"{n:06d}.png" for n in (1, 2))
+    whole = bad.read_bytes()
+    bad.write_bytes(b"no image")
+    options = {"size": None, "frames": None, "views": None, "test_views": None}
+    started = plan.make_plan(
+        open_capture(capture), **options, points="auto", preset="draft", settings=TrainSettings()
     )
-    for end in reading:
-        os.close(end)
-    last = json.loads(result.stdout.splitlines()[-1])
-    assert last["event"] == "error" and last["code"] == "environment"
-    assert "no-such-package-of-peel4d" in last["message"]
-    assert not is_complete(tmp_path / "env")
+    folder = plan.Folder(tmp_path / "r")
+    plan.note_unreadable(folder, bad)
+    assert not folder.unreadable.exists(), "nothing has been started there"
+    folder.root.mkdir()
+    plan.save_plan(folder, started)
+    plan.note_unreadable(folder, bad)
+    bad.write_bytes(whole)
+    now = open_capture(capture)
+    assert plan.fingerprint(now) != started.fingerprint
+    assert plan.fingerprint(now, plan.unreadable(folder)) == started.fingerprint
+    other.write_bytes(whole)
+    assert plan.fingerprint(open_capture(capture), plan.unreadable(folder)) != started.fingerprint

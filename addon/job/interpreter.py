@@ -18,7 +18,7 @@ from ...engine.worker.create import is_complete, python_of
 LAUNCH = Path(__file__).resolve().parents[2] / "engine" / "worker" / "launch.py"
 LOCK = Path(__file__).with_name("requirements.lock")
 #: What a worker needs that Blender may find in places of its own.
-_PACKAGES = ("torch", "numpy", "cv2", "av", "safetensors", "zstandard")
+_PACKAGES = ("torch", "numpy", "cv2", "av", "safetensors", "packaging", "zstandard")
 
 
 @dataclass(frozen=True)

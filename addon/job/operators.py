@@ -11,15 +11,16 @@ import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ...engine.errors import PeelError, ReconstructionError
-from ..preferences import environment_folder, preferences
+from ..preferences import environment_folder, online_refusal, preferences
 from .interpreter import choose
 from .job import State
 from .process import tail
 from .request import Request, names, output_folder, request_from_scene
 from .session import SESSION
 
-#: An environment with a CUDA build of torch; the CPU build needs a quarter of it.
-ENVIRONMENT_BYTES = 6e9
+#: For an environment with a CUDA build of torch while it is being unpacked; the CPU build needs a
+#: quarter of it.
+ENVIRONMENT_BYTES = 8e9
 
 
 class Peel4DReconstruct(bpy.types.Operator):
@@ -220,8 +221,11 @@ class Peel4DCreateEnvironment(bpy.types.Operator):
         if SESSION.task is not None and SESSION.task.is_running:
             cls.poll_message_set("Another check is running")
             return False
-        if not bpy.app.online_access:
-            cls.poll_message_set("Allow Online Access in Preferences > System > Network first")
+        if SESSION.is_active:
+            cls.poll_message_set("A reconstruction is running")
+            return False
+        if refusal := online_refusal():
+            cls.poll_message_set(refusal)
             return False
         return True
 
@@ -241,7 +245,7 @@ class Peel4DCreateEnvironment(bpy.types.Operator):
         if free < ENVIRONMENT_BYTES / 4:
             self.report(
                 {"ERROR"},
-                f"{folder}: {free / 1e9:.1f} GB free, 2 to 6 GB are needed. Choose another folder "
+                f"{folder}: {free / 1e9:.1f} GB free, 2 to 8 GB are needed. Choose another folder "
                 "for the environment in the preferences",
             )
             return {"CANCELLED"}
@@ -264,7 +268,7 @@ class Peel4DCancelTask(bpy.types.Operator):
         return SESSION.task is not None and SESSION.task.is_running
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        SESSION.task.end()
+        SESSION.task.cancel()
         return {"FINISHED"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import bpy
 
 from ...engine.errors import PeelError
-from ..preferences import environment_folder
+from ..preferences import environment_folder, online_refusal
 from .interpreter import choose
 from .job import Job, State
 from .operators import (
@@ -182,10 +182,12 @@ def draw_preferences(stored: bpy.types.AddonPreferences, layout: bpy.types.UILay
         }[chosen.source]
         layout.label(text=f"Reconstructs with {whose}", icon="CHECKMARK")
     except PeelError as error:
-        layout.label(text=str(error), icon="ERROR")
+        _paragraph(layout, str(error), "ERROR")
     row = layout.row()
     row.operator(Peel4DCheckPython.bl_idname, icon="VIEWZOOM")
     row.operator(Peel4DCreateEnvironment.bl_idname, icon="IMPORT")
+    if refusal := online_refusal():
+        _paragraph(layout, f"Nothing can be downloaded. {refusal}", "INFO")
     if SESSION.task is not None:
         _draw_task(layout.box())
 

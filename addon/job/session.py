@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bpy
@@ -90,15 +93,19 @@ class JobSession:
         return self.is_active or waiting or (self.task is not None and self.task.is_running)
 
     def run_to_end(self, tell: Callable[[str], None]) -> None:
-        """Poll until the job is over, telling what it does: for Blender without a window."""
+        """Poll until the job is over, telling what it does: for Blender without a window.
+
+        Ctrl-C in its terminal cancels; the second one does not wait for the checkpoint.
+        """
         last = ""
         try:
-            while self.poll():
-                time.sleep(0.1)
-                text = progress_text(self.job)
-                if text != last:
-                    tell(text)
-                    last = text
+            with _interrupts_cancel(self.job):
+                while self.poll():
+                    time.sleep(0.1)
+                    text = progress_text(self.job)
+                    if text != last:
+                        tell(text)
+                        last = text
         except KeyboardInterrupt:
             self.job.end(QUIT_SECONDS)
             raise
@@ -141,6 +148,26 @@ SESSION = JobSession()
 
 def _timer() -> float | None:
     return POLL_SECONDS if SESSION.poll() else None
+
+
+@contextlib.contextmanager
+def _interrupts_cancel(job: Job) -> Iterator[None]:
+    """Blender's own handler would ignore the first Ctrl-C and drop everything at the second."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(*_args: object) -> None:
+        if job.state is State.CANCELLING:
+            raise KeyboardInterrupt
+        job.cancel()
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        # None: it was a handler in C, which Python cannot set again.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def progress_text(job: Job) -> str:

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from .process import WorkerProcess, tail
+
+#: A creation that is cancelled deletes what it has made; after these seconds it is killed.
+CANCEL_SECONDS = 30.0
 
 
 @dataclass
@@ -21,6 +25,7 @@ class Task:
     fraction: float = 0.0
     environment: dict | None = None
     error: str = ""
+    _kill_at: float | None = None
 
     @property
     def is_running(self) -> bool:
@@ -35,17 +40,32 @@ class Task:
         for event in events:
             if event["event"] == "environment":
                 self.environment = event
+            elif self._kill_at is not None:
+                pass  # what it says while it is being cancelled is no news
             elif event["event"] == "error":
                 self.error = str(event.get("message"))
             elif event["event"] == "progress":
                 self.message = str(event.get("stage"))
                 total = event.get("total") or 1
                 self.fraction = min(1.0, event.get("step", 0) / total)
+        if self._kill_at is not None and time.monotonic() > self._kill_at:
+            self.process.kill()
+        if self.is_running and code is not None and self._kill_at is not None:
+            self.error = "cancelled"
         if self.is_running and code is not None:
             self.error = tail(self.log) or f"the interpreter ended with exit code {code}"
         if not self.is_running:
             self.process.let_go()
         return bool(events) or not self.is_running
+
+    def cancel(self) -> None:
+        """Ask it to end; it runs until it has deleted what it has made."""
+        if self.kind != "create":
+            self.end()
+        elif self.is_running and self._kill_at is None:
+            self.message = "Cancelling"
+            self._kill_at = time.monotonic() + CANCEL_SECONDS
+            self.process.ask_to_cancel()
 
     def end(self) -> None:
         """Kill it."""

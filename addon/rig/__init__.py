@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from . import operators, panel, preparation, properties
+from . import import_capture, movies, operators, panel, preparation, properties
 from .export import path_to_reconstruct, views_to_reconstruct
 
 __all__ = ["path_to_reconstruct", "views_to_reconstruct"]
 
-_MODULES = (properties, preparation, operators, panel)
+_MODULES = (properties, movies, preparation, import_capture, operators, panel)
 
 
 def register() -> None:

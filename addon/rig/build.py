@@ -18,6 +18,7 @@ from ...engine.capture.images import bends
 from ...engine.capture.orientation import convergence, estimate_up, poses
 from ...engine.clip.clip import ClipCamera
 from ...engine.errors import CaptureError
+from ..blend_paths import absolute, stored_path
 from ..cameras import create_cameras, intrinsics_of_lens, lens_from_intrinsics
 from ..import_clip import UP_AXES, rotation_to_z
 from .animation import animate, moves
@@ -102,7 +103,7 @@ def import_rig(
     rig = scene.peel4d_rig
     rig.root = root
     rig.size = size or (0, 0)
-    rig.capture_path = stored_path(path) if relative_path else str(path)
+    rig.capture_path = stored_path(path, relative=relative_path)
     rig.frame_start = frame_start
     rig.show = "IMAGES" if capture.images or not capture.masks else "MASKS"
     fill_views(rig, capture, cameras)
@@ -270,22 +271,13 @@ def open_rig_capture(scene: bpy.types.Scene) -> Capture:
             where=f"scene '{scene.name}'",
             hint="Import one with File > Import > Multi-view Capture",
         )
-    return open_capture(Path(bpy.path.abspath(rig.capture_path)), size=rig_size(rig))
+    return open_capture(Path(absolute(rig.capture_path, scene)), size=rig_size(rig))
 
 
 def refresh_backgrounds(scene: bpy.types.Scene) -> None:
     """Show what is there now: files may have been prepared or moved. Raises CaptureError."""
     capture = open_rig_capture(scene)
     set_backgrounds(scene.peel4d_rig, capture, cache_folder(capture))
-
-
-def stored_path(path: Path) -> str:
-    if not bpy.data.is_saved:
-        return str(path)
-    try:
-        return bpy.path.relpath(str(path))
-    except ValueError:  # another drive on Windows
-        return str(path)
 
 
 def _warnings(capture: Capture) -> list[str]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import bpy
 
+from ..blend_paths import absolute
 from . import operators, preparation
 from .export import edited_views
+from .import_capture import Peel4DImportCapture
 
 _ICONS = {"error": "CANCEL", "warning": "ERROR", "note": "INFO"}
 _SHOWN_FINDINGS = 12
@@ -62,9 +64,7 @@ class PEEL4D_PT_rig(_RigPanel, bpy.types.Panel):
         layout = self.layout
         rig = context.scene.peel4d_rig
         if not rig.views:
-            layout.operator(
-                operators.Peel4DImportCapture.bl_idname, text="Import Capture", icon="IMPORT"
-            )
+            layout.operator(Peel4DImportCapture.bl_idname, text="Import Capture", icon="IMPORT")
             layout.operator(operators.Peel4DRigFromCameras.bl_idname, icon="OUTLINER_OB_CAMERA")
             return
         _draw_capture(layout, rig)
@@ -87,7 +87,7 @@ class PEEL4D_PT_rig(_RigPanel, bpy.types.Panel):
 
 def _draw_capture(layout: bpy.types.UILayout, rig) -> None:
     row = layout.row(align=True)
-    path = Path(bpy.path.abspath(rig.capture_path)) if rig.capture_path else None
+    path = Path(absolute(rig.capture_path, rig.id_data)) if rig.capture_path else None
     is_missing = path is not None and not path.exists()
     row.alert = is_missing
     if path is None:

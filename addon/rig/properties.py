@@ -16,19 +16,10 @@ from bpy.props import (
     StringProperty,
 )
 
-from .backgrounds import apply_display
+from ..property_changes import is_camera, rig_display_changed, test_view_changed
 
 #: Since 4.5 a property has to say that `//` is meant; before, the word is unknown and // works.
 _BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
-
-
-def _display_changed(rig: Peel4DRigProperties, _context: bpy.types.Context) -> None:
-    apply_display(rig)
-
-
-def _test_changed(view: Peel4DRigView, _context: bpy.types.Context) -> None:
-    if view.camera is not None and view.camera.type == "CAMERA":
-        view.camera.data.peel4d.train = not view.test
 
 
 class Peel4DRigView(bpy.types.PropertyGroup):
@@ -38,7 +29,7 @@ class Peel4DRigView(bpy.types.PropertyGroup):
         name="Camera",
         description="The camera that stands for this view",
         type=bpy.types.Object,
-        poll=lambda _view, candidate: candidate.type == "CAMERA",
+        poll=is_camera,
     )
     enabled: BoolProperty(
         name="Use",
@@ -51,7 +42,7 @@ class Peel4DRigView(bpy.types.PropertyGroup):
         description="Held out of the training; its images measure the result",
         default=False,
         options=set(),
-        update=_test_changed,
+        update=test_view_changed,
     )
     frames: IntProperty(name="Frames", description="Images on disk", min=0, options=set())
     masks: IntProperty(name="Masks", description="Masks on disk", min=0, options=set())
@@ -134,7 +125,7 @@ class Peel4DRigProperties(bpy.types.PropertyGroup):
         ),
         default="IMAGES",
         options=set(),
-        update=_display_changed,
+        update=rig_display_changed,
     )
     opacity: FloatProperty(
         name="Opacity",
@@ -144,7 +135,7 @@ class Peel4DRigProperties(bpy.types.PropertyGroup):
         max=1.0,
         subtype="FACTOR",
         options=set(),
-        update=_display_changed,
+        update=rig_display_changed,
     )
     depth: EnumProperty(
         name="Depth",
@@ -155,7 +146,7 @@ class Peel4DRigProperties(bpy.types.PropertyGroup):
         ),
         default="BACK",
         options=set(),
-        update=_display_changed,
+        update=rig_display_changed,
     )
 
 

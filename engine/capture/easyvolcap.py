@@ -42,7 +42,7 @@ from .listing import (
 )
 from .opencv_yaml import Value, read_opencv_yaml
 from .parsing import distortion, matrix, number, pixels
-from .video import av_available, video_info
+from .video import can_probe, video_info
 
 _FPS = 30.0
 MILLIMETRE = 1e-3
@@ -227,7 +227,7 @@ def _video_footage(root: Path, cameras: list[str]) -> _Footage:
     entries = {p.stem: p for p in files_in(root / "videos", VIDEO_SUFFIXES)}
     if not entries:
         return _Footage({}, {}, None, ())
-    if not av_available():
+    if not can_probe():
         note = 'videos/ is not read because PyAV is missing: pip install "peel4d[train]"'
         return _Footage({}, {}, None, (note,))
     images, sizes, rates = {}, {}, []

@@ -27,7 +27,8 @@ def _jpeg_markers(data: bytes):
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
 
 
-def _size(data: bytes) -> tuple[int, int] | None:
+def size_in_header(data: bytes) -> tuple[int, int] | None:
+    """(width, height) that the beginning of a PNG or JPEG file states; None without."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
         return struct.unpack_from(">II", data, 16)
     if data[:2] == b"\xff\xd8":
@@ -45,10 +46,10 @@ def image_size(path: Path) -> tuple[int, int] | None:
     """
     with path.open("rb") as file:
         data = file.read(_HEADER_BYTES)
-        size = _size(data)
+        size = size_in_header(data)
         # A large thumbnail or colour profile may push the JPEG's frame header further back.
         if size is None and data[:2] == b"\xff\xd8":
-            size = _size(data + file.read())
+            size = size_in_header(data + file.read())
     return size
 
 

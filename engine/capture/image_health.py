@@ -8,9 +8,10 @@ import numpy as np
 
 from ..errors import CaptureError
 from .capture import Capture, ImageFile
+from .decode import opencv_available
 from .findings import Finding, enumeration
 from .image_header import image_size, is_truncated
-from .images import ImageReader, opencv_available
+from .images import ImageReader
 from .video import video_info
 
 # Masks are decoded up to so many pixels in all (about two seconds), then every n-th of each view.

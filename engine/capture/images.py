@@ -5,7 +5,6 @@ OpenCV (and PyAV for videos) are imported on use: reading a calibration needs ne
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,31 +15,20 @@ import numpy as np
 
 from ..errors import CaptureError
 from .capture import Capture, ImageFile, View
-from .image_header import is_truncated
+from .decode import decode_image, opencv
 from .video import VideoFrames
 
-_INSTALL = 'Install it with: pip install "peel4d[train]"'
 _DEFAULT_CACHE_BYTES = 512 << 20
 # Pixel values above this are foreground in 8-bit masks.
 _MASK_THRESHOLD = 127
 
 
-def _cv2() -> Any:
-    # OpenCV reads EXR only when asked to before its first image.
-    os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
-    try:
-        import cv2
-    except ImportError as error:
-        raise CaptureError("OpenCV is needed to read images", hint=_INSTALL) from error
-    return cv2
+class UnreadableImage(CaptureError):
+    """An image file, of which nothing could be used. file: its path."""
 
-
-def opencv_available() -> bool:
-    try:
-        _cv2()
-    except CaptureError:
-        return False
-    return True
+    def __init__(self, what: str, *, where: str, hint: str | None, file: Path):
+        super().__init__(what, where=where, hint=hint)
+        self.file = file
 
 
 class _Cache:
@@ -74,48 +62,6 @@ class _Cache:
         with self._lock:
             self._entries.clear()
             self._used = 0
-
-
-def decode_image(path: Path) -> np.ndarray:
-    """The stored pixels of an image file: (H, W) or (H, W, 3 or 4), RGB order, uint8/16/float32.
-
-    EXIF orientation is ignored, as in calibration tools. Raises CaptureError for a file that is
-    missing, unreadable or cut off.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise CaptureError("the image is missing", where=path) from error
-    except OSError as error:
-        raise CaptureError(f"cannot read ({error.strerror or error})", where=path) from error
-    damaged = "The file is damaged or not an image: replace it, or leave out this frame"
-    if is_truncated(data):
-        raise CaptureError("the image file is cut off", where=path, hint=damaged)
-    if path.suffix.lower() == ".npy":
-        return _decode_npy(path)
-    cv2 = _cv2()
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise CaptureError("is not a readable image", where=path, hint=damaged)
-    if image.ndim == 3 and image.shape[2] == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if image.ndim == 3 and image.shape[2] == 4:
-        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
-    return image
-
-
-def _decode_npy(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise CaptureError("is not a readable .npy array", where=path) from error
-    array = array.squeeze()
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise CaptureError("is not a table of numbers (height x width)", where=path)
-    return array
 
 
 def _to_uint8(image: np.ndarray, path: Path) -> np.ndarray:
@@ -275,7 +221,11 @@ class ImageReader:
                 )
             result = convert(pixels, source.path)
         except CaptureError as error:
-            raise CaptureError(error.what, where=where, hint=error.hint) from error
+            if source.index is not None:  # other frames of a video may be in use
+                raise CaptureError(error.what, where=where, hint=error.hint) from error
+            raise UnreadableImage(
+                error.what, where=where, hint=error.hint, file=source.path
+            ) from error
         if bends(v):
             as_bytes = result.view(np.uint8) if result.dtype == bool else result
             result = self._undistorted(as_bytes, frame, view, interpolation).view(result.dtype)
@@ -290,7 +240,7 @@ class ImageReader:
     def _undistorted(
         self, pixels: np.ndarray, frame: int, view: int, interpolation: str
     ) -> np.ndarray:
-        cv2 = _cv2()
+        cv2 = opencv()
         coordinates, fractions = self._cache.get(
             ("map", *self._map_key(frame, view)), lambda: self._maps(frame, view)
         )
@@ -305,7 +255,7 @@ class ImageReader:
 
     def _maps(self, frame: int, view: int) -> tuple[np.ndarray, np.ndarray]:
         """Where each undistorted pixel lies in the stored image, in OpenCV's fixed point."""
-        cv2 = _cv2()
+        cv2 = opencv()
         v = self.capture.views[view]
         # Our (0, 0) is the image's corner, OpenCV's is the centre of the first pixel.
         K = self.capture.camera(frame, view).K.copy()
@@ -320,7 +270,7 @@ class ImageReader:
 
     @staticmethod
     def _nearest_maps(coordinates: np.ndarray, fractions: np.ndarray) -> tuple[np.ndarray, None]:
-        cv2 = _cv2()
+        cv2 = opencv()
         x, y = cv2.convertMaps(coordinates, fractions, cv2.CV_32FC1)
         rounded = np.rint(np.stack([x, y], axis=-1)).clip(-32768, 32767)
         return rounded.astype(np.int16), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def _open(path: Path) -> Any:
     av = _av()
     try:
         container = av.open(str(path))
+    except MemoryError:  # PyAV's is one of FFmpeg's errors, too
+        raise
     except (OSError, av.FFmpegError) as error:
         raise CaptureError("cannot be opened as a video", where=path) from error
     if not container.streams.video:
@@ -55,6 +58,8 @@ def _presentation_times(path: Path) -> list[int]:
             for packet in container.demux(stream)
             if packet.pts is not None and packet.size and not packet.is_discard
         )
+    except MemoryError:
+        raise
     except _av().FFmpegError as error:
         raise CaptureError(f"is damaged ({error})", where=path) from error
     finally:
@@ -71,8 +76,20 @@ class VideoInfo:
     fps: float | None
 
 
+#: What tells about videos where PyAV is not installed: a program with a decoder of its own that
+#: runs this code, as Blender does, adds itself. They raise CaptureError.
+PROBES: list[Callable[[Path], VideoInfo]] = []
+
+
+def can_probe() -> bool:
+    """Whether `video_info` can work here."""
+    return bool(PROBES) or av_available()
+
+
 def video_info(path: Path) -> VideoInfo:
     """Size, frame count and rate of the first video stream. Raises CaptureError."""
+    if PROBES and not av_available():
+        return PROBES[-1](path)
     container = _open(path)
     try:
         stream = container.streams.video[0]
@@ -137,6 +154,8 @@ class _Decoder:
                 self._container.close()
                 self._start()
                 pixels = self._decode_until(index)
+        except MemoryError as error:
+            raise MemoryError(f"{self.path}: no memory to decode frame {index}") from error
         except (_av().FFmpegError, ValueError) as error:
             raise CaptureError(
                 f"frame {index} of the video cannot be decoded ({error})", where=self.path
@@ -162,7 +181,7 @@ class VideoFrames:
         self._decoders: OrderedDict[Path, _Decoder] = OrderedDict()
 
     def frame(self, path: Path, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB. Raises CaptureError."""
+        """(H, W, 3) uint8 RGB. Raises CaptureError; MemoryError, naming the file."""
         while True:
             decoder = self._decoder(path)
             with decoder.lock:
@@ -170,7 +189,7 @@ class VideoFrames:
                     continue
                 try:
                     return decoder.frame(index)
-                except CaptureError:
+                except (CaptureError, MemoryError):
                     # It stands somewhere unknown now: open the video anew next time.
                     with self._lock:
                         if self._decoders.get(path) is decoder:

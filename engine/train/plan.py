@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -56,6 +57,10 @@ class Folder:
     def metrics(self) -> Path:
         return self.root / "metrics.json"
 
+    @property
+    def unreadable(self) -> Path:
+        return self.root / "unreadable.json"
+
     def frame(self, label: int) -> Path:
         return self.root / "frames" / f"{label:06d}.safetensors"
 
@@ -83,8 +88,11 @@ class Plan:
     fingerprint: str
 
 
-def fingerprint(capture: Capture) -> str:
-    """A digest of the calibration and of the names, sizes and times of the files."""
+def fingerprint(capture: Capture, unreadable: Mapping[str, str] | None = None) -> str:
+    """A digest of the calibration and of the names, sizes and times of the files.
+
+    unreadable: {path: state} of files that count as they were then, see `note_unreadable`.
+    """
     digest = hashlib.sha256()
     for array in (capture.K, capture.R, capture.t):
         digest.update(array.tobytes())
@@ -92,9 +100,21 @@ def fingerprint(capture: Capture) -> str:
     for files in (capture.images, capture.masks, capture.depths):
         for key, file in sorted(files.items(), key=lambda item: item[0]):
             if file.path not in described:
-                described[file.path] = f"{file.path.name} {file_state(file.path)}"
+                state = (unreadable or {}).get(str(file.path)) or file_state(file.path)
+                described[file.path] = f"{file.path.name} {state}"
             digest.update(f"{key} {file.index} {described[file.path]}\n".encode())
     return digest.hexdigest()
+
+
+def note_unreadable(folder: Folder, file: Path) -> None:
+    """Remember a file that could not be read: nothing was made from it, so it may be repaired."""
+    if folder.plan.is_file():
+        write_json(folder.unreadable, {**unreadable(folder), str(file): str(file_state(file))})
+
+
+def unreadable(folder: Folder) -> dict[str, str]:
+    """{path: state} of the files that could not be read when they were in that state."""
+    return read_json(folder.unreadable) if folder.unreadable.is_file() else {}
 
 
 def make_plan(

@@ -30,7 +30,7 @@ from .checkpoint import load_splats, load_tensors, save_splats, save_tensors
 from .evaluate import held_out_psnr
 from .images import TrainingImages
 from .initialize import initial_points
-from .plan import FRAGMENT_FRAMES, Folder, Plan, load_plan, save_plan
+from .plan import FRAGMENT_FRAMES, Folder, Plan, fingerprint, load_plan, save_plan, unreadable
 from .plates import load_plates
 from .settings import TrainSettings
 from .trainer import Job, train
@@ -111,12 +111,12 @@ def reconstruct(
     started = time.monotonic()
     checked = _checked(progress, watch)
     folder = Folder(Path(output))
-    _claim(folder, plan, resume)
+    capture = open_capture(plan.capture, size=plan.size)
+    _claim(folder, plan, capture, resume)
     torch.manual_seed(plan.settings.seed)
     # The core brings its own threads. torch's would only spin against them: on two cores a step
     # takes ten times as long, and the tensors here are too small to gain anything from two.
     torch.set_num_threads(1)
-    capture = open_capture(plan.capture, size=plan.size)
     image_bytes, crop_bytes = cache_bytes(plan, capture, max_memory)
     reader = ImageReader(capture, cache_bytes=image_bytes)
     views = [capture.view_index(name) for name in plan.views]
@@ -162,7 +162,7 @@ def _checked(progress: ProgressCallback, watch: Watch) -> ProgressCallback:
     return report
 
 
-def _claim(folder: Folder, plan: Plan, resume: bool) -> None:
+def _claim(folder: Folder, plan: Plan, capture: Capture, resume: bool) -> None:
     """Make the folder ours, or go on with what is in it."""
     if folder.plan.is_file():
         if not resume:
@@ -172,6 +172,9 @@ def _claim(folder: Folder, plan: Plan, resume: bool) -> None:
                 hint="Add --resume to go on with it, or choose another folder",
             )
         before = load_plan(folder)
+        if fingerprint(capture, unreadable(folder)) == before.fingerprint:
+            # Files that stopped it have been repaired.
+            plan = replace(plan, fingerprint=before.fingerprint)
         if before != plan:
             changed = [n for n in plan.__dict__ if getattr(plan, n) != getattr(before, n)]
             if changed == ["fingerprint"]:

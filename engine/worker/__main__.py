@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from pathlib import Path
 from ..cli.arguments import parse_memory
 from ..cli.console import emit, emit_error, progress_reporter
 from ..cli.reconstruct import JsonWarnings, add_arguments, emit_started, plan_of
-from ..errors import PeelError
+from ..errors import PeelError, ReconstructionError
 from .faults import explain
 from .lifeline import die_with, listen
-from .run import needs, plan_to_resume, run_plan
+from .run import plan_to_resume, run_plan
 
 INTERNAL = 1
 CANCELLED = 130
@@ -36,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         known = explain(error, getattr(options, "output", None))
         if isinstance(error, ModuleNotFoundError):
-            known = needs(error)
+            known = ReconstructionError(
+                f"training needs {error.name}, which {sys.executable} lacks",
+                hint="In the preferences of Peel4D set an interpreter that has it, or none and "
+                "press Create Environment",
+            )
         traceback.print_exc()  # stderr is the log file
         if known is None:
             known = PeelError(
@@ -57,20 +62,35 @@ def _check(options: argparse.Namespace) -> int:
 def _create(options: argparse.Namespace) -> int:
     from .create import create
 
-    listen(_end_with_children)
-    described = create(
-        options.folder,
-        options.lock,
-        lambda what, step, total: emit("progress", stage=what, step=step, total=total, eta=None),
-    )
+    # For _abandon, which sends it to the whole group; programs that we start do not inherit it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    abandoned = threading.Event()
+    listen(lambda: _abandon(options.folder, abandoned))
+    try:
+        described = create(
+            options.folder,
+            options.lock,
+            lambda stage, step, total: emit(
+                "progress", stage=stage, step=step, total=total, eta=None
+            ),
+        )
+    except PeelError:
+        if abandoned.is_set():  # that is why pip has failed, and the process is about to end
+            threading.Event().wait()
+        raise
     emit("environment", **described)
     return 0
 
 
-def _end_with_children() -> None:
-    """pip and what it starts end with us, where we lead a group of our own."""
+def _abandon(folder: Path, abandoned: threading.Event) -> None:
+    """Cancelled, or Blender has gone: pip and what it starts end, where we lead a group of our own,
+    and what they have made goes."""
+    from .create import remove_unfinished
+
+    abandoned.set()
     if os.name == "posix" and os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
+        os.killpg(0, signal.SIGTERM)
+    remove_unfinished(folder)
     os._exit(CANCELLED)
 
 

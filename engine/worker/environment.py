@@ -13,6 +13,7 @@ PACKAGES = {
     "OpenCV": "cv2",
     "PyAV": "av",
     "safetensors": "safetensors",
+    "packaging": "packaging",
     "zstandard": "zstandard",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ def run_plan(
     try:
         return _run(plan, output, resume, max_memory, progress, watch)
     except Exception as error:
+        _note_unreadable(error, output)
         known = explain(error, output)
         if known is None or known is error:
             raise
@@ -89,6 +91,16 @@ def _run(
     write_json(folder.metrics, {**result, "scores": scores})
     means = {name: value["mean"] for name, value in scores.items()}
     return {"output": str(folder.root), "clip": str(folder.clip), **result, "scores": means}
+
+
+def _note_unreadable(error: Exception, output: Path) -> None:
+    """So that the reconstruction goes on when the file has been repaired."""
+    from ..capture.images import UnreadableImage
+    from ..train.plan import Folder, note_unreadable
+
+    if isinstance(error, UnreadableImage):
+        with suppress(OSError, PeelError):  # the error itself is what people have to hear of
+            note_unreadable(Folder(output), error.file)
 
 
 def needs(error: ModuleNotFoundError) -> PeelError:

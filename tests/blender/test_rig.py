@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mathutils import Matrix, Vector
 
 from peel4d.addon import cameras, rig
-from peel4d.addon.rig import build, export, preparation
+from peel4d.addon.rig import build, export, poses, preparation
 from peel4d.engine.capture.capture import View
 from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.capture.images import ImageReader
@@ -141,8 +141,8 @@ def test_intrinsics_and_poses(scene, tmp_path, size, focal, aspect, cx, cy, scal
     bpy.context.view_layer.update()
     assert projection_error(own_scene, capture) < 0.25
     # Not the shortcut for untouched cameras, Blender's own numbers:
-    poses = export._poses(own_scene, list(own.views), capture, 1)
-    for index, (found_K, found_R, found_t) in enumerate(poses):
+    stands = poses.poses(own_scene, list(own.views), capture, 1)
+    for index, (found_K, found_R, found_t) in enumerate(stands):
         np.testing.assert_allclose(found_K[0], capture.K[index], rtol=1e-6, atol=1e-6 * max(size))
         np.testing.assert_allclose(found_R[0], capture.R[index], atol=1e-6)
         length = np.linalg.norm(capture.t[index])
@@ -583,3 +583,41 @@ def test_the_panels_name_icons_that_exist():
     known = bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys()
     used = set(re.findall(r'icon="([A-Z_0-9]+)"', source))
     assert len(used) > 5 and used <= set(known)
+
+
+def write_movie(path: Path, levels, size=(64, 48)) -> None:
+    """Grey frames of these levels, H.264."""
+    av = pytest.importorskip("av", reason="writing movies needs PyAV")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for level in levels:
+            pixels = np.full((size[1], size[0], 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_movies_are_read_without_pyav(scene, ball_capture, tmp_path, monkeypatch):
+    """Blender has no PyAV, but a decoder of its own."""
+    from peel4d.engine.capture import video
+
+    for name in ("intri.yml", "extri.yml"):
+        shutil.copy(ball_capture / name, tmp_path)
+    for view in range(10):
+        write_movie(tmp_path / "videos" / f"{view:02d}.mp4", range(30, 230, 20), (96, 96))
+    expected = video.video_info(tmp_path / "videos" / "04.mp4")
+    monkeypatch.setattr(video, "_av", lambda: (_ for _ in ()).throw(CaptureError("no PyAV")))
+    assert video.video_info(tmp_path / "videos" / "04.mp4") == expected
+    assert expected.frames == 10 and not bpy.data.movieclips
+    own = import_capture(tmp_path, frame_start=5)
+    assert own.frame_count == 10 and own.fps == 25 and own.views[4].frames == 10
+    background = own.views[4].camera.data.background_images[0]
+    assert background.image.source == "MOVIE"
+    user = background.image_user
+    assert (user.frame_start, user.frame_duration, user.frame_offset) == (5, 10, 0)
+    assert not own.views[4].note
+    (tmp_path / "videos" / "04.mp4").write_bytes(b"no movie")
+    with pytest.raises(CaptureError, match=r"04\.mp4: cannot be opened as a video"):
+        video.video_info(tmp_path / "videos" / "04.mp4")
+    assert not bpy.data.movieclips
