@@ -16,7 +16,7 @@ from bpy.props import (
     StringProperty,
 )
 
-from .property_changes import clip_changed, clip_path_changed, follow_crop_object
+from .property_changes import clip_changed, clip_path_changed, follow_crop_object, viewports_changed
 
 #: Since 4.5 a property has to say that `//` is meant; before, the word is unknown and // works.
 _BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
@@ -190,6 +190,7 @@ class Peel4DSceneProperties(bpy.types.PropertyGroup):
         min=0,
         max=64,
         options=set(),
+        update=viewports_changed,
     )
     samples: EnumProperty(
         name="Samples",
@@ -212,6 +213,7 @@ class Peel4DSceneProperties(bpy.types.PropertyGroup):
         ),
         default="SHADED",
         options=set(),
+        update=viewports_changed,
     )
     backend: EnumProperty(
         name="Device",
@@ -235,12 +237,14 @@ class Peel4DSceneProperties(bpy.types.PropertyGroup):
         ),
         default="AUTO",
         options=set(),
+        update=viewports_changed,
     )
     overlay: BoolProperty(
         name="Show In All Viewports",
         description="Draw clips in viewports of other engines and shading modes, too",
         default=True,
         options=set(),
+        update=viewports_changed,
     )
     is_composite: BoolProperty(
         name="Renders Clips",

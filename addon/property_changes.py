@@ -23,6 +23,15 @@ def clip_path_changed(clip, context) -> None:
     clip_changed(clip, context)
 
 
+def viewports_changed(settings, context) -> None:
+    """All viewports draw anew, overlays too."""
+    settings.id_data.update_tag()
+    for window in context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                area.tag_redraw()
+
+
 def follow_crop_object(clip, _context) -> None:
     """Make the clip depend on its crop box, for Blender evaluates no hidden object without need."""
     clip_object = clip.id_data

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,15 @@ from ..preferences import environment_folder, online_refusal, preferences
 from .interpreter import choose
 from .job import State
 from .process import tail
-from .request import Request, names, output_folder, request_from_scene
+from .request import (
+    Request,
+    finished_clip,
+    names,
+    next_folder,
+    output_folder,
+    request_from_scene,
+)
+from .result import show_clip
 from .session import SESSION
 
 #: For an environment with a CUDA build of torch while it is being unpacked; the CPU build needs a
@@ -74,8 +83,16 @@ class Peel4DReconstruct(bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
 
+    again: BoolProperty(
+        name="Again",
+        description="Reconstruct into a new folder beside the one of the scene",
+        options={"SKIP_SAVE"},
+    )
+
     @classmethod
     def description(cls, _context: bpy.types.Context, properties) -> str:
+        if properties.again:
+            return "Reconstruct with these settings into a new folder; the other one is kept"
         if properties.resume:
             return "Go on with the reconstruction in the output folder, as it was started"
         return cls.__doc__
@@ -89,6 +106,8 @@ class Peel4DReconstruct(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
+            if self.again:
+                _choose_next_folder(context.scene)
             SESSION.start(self._request(context.scene), context.scene)
         except PeelError as error:
             self.report({"ERROR"}, str(error))
@@ -135,6 +154,38 @@ class Peel4DReconstruct(bpy.types.Operator):
         # --python-exit-code with that code.
         self.report({"ERROR"}, f"{job.message} (log: {job.log})")
         return {"CANCELLED"}
+
+
+def _choose_next_folder(scene: bpy.types.Scene) -> None:
+    """Have the scene's output go to a new folder, written as the old one was."""
+    output = output_folder(scene)
+    if output is None:
+        raise ReconstructionError("no output folder is chosen", hint="Choose one")
+    path = str(next_folder(output))
+    if bpy.data.is_saved and not scene.peel4d_job.output.strip().startswith("/"):
+        with contextlib.suppress(ValueError):  # another drive
+            path = bpy.path.relpath(path)
+    scene.peel4d_job.output = path
+
+
+class Peel4DShowResult(bpy.types.Operator):
+    """Add the finished clip of the output folder to the scene, under its rig"""
+
+    bl_idname = "peel4d.show_result"
+    bl_label = "Show Its Clip"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012 (Blender's own attribute)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        clip = finished_clip(output_folder(context.scene))
+        if clip is None:
+            self.report({"ERROR"}, "There is no finished reconstruction in the output folder")
+            return {"CANCELLED"}
+        try:
+            show_clip(context.scene, clip)
+        except PeelError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        return {"FINISHED"}
 
 
 class Peel4DCancel(bpy.types.Operator):
@@ -298,6 +349,7 @@ def _free_bytes(folder: Path) -> int:
 
 CLASSES = (
     Peel4DReconstruct,
+    Peel4DShowResult,
     Peel4DCancel,
     Peel4DOpenLog,
     Peel4DCheckPython,

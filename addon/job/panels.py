@@ -20,8 +20,16 @@ from .operators import (
     Peel4DCreateEnvironment,
     Peel4DOpenLog,
     Peel4DReconstruct,
+    Peel4DShowResult,
 )
-from .request import has_reconstruction, output_folder, rig_capture_path, uses_rig
+from .request import (
+    finished_clip,
+    has_reconstruction,
+    output_folder,
+    rig_capture_path,
+    uses_rig,
+)
+from .result import showing
 from .session import SESSION
 
 _STAGES = {
@@ -63,10 +71,18 @@ class PEEL4D_PT_reconstruct(bpy.types.Panel):
         output = output_folder(scene)
         row = layout.row(align=True)
         row.scale_y = 1.4
-        if _is_there(output):
-            row.operator(Peel4DReconstruct.bl_idname, text="Resume", icon="PLAY").resume = True
-        else:
+        if not _is_there(output):
             row.operator(Peel4DReconstruct.bl_idname, icon="PLAY")
+        elif clip := finished_clip(output):
+            again = row.operator(
+                Peel4DReconstruct.bl_idname, text="Reconstruct Again", icon="FILE_REFRESH"
+            )
+            again.again = True
+            if not showing(scene, clip):
+                layout.operator(Peel4DShowResult.bl_idname, icon="IMPORT")
+        else:
+            row.operator(Peel4DReconstruct.bl_idname, text="Resume", icon="PLAY").resume = True
+            row.operator(Peel4DReconstruct.bl_idname, text="", icon="ADD").again = True
         if job is not None:
             _draw_end(layout, job)
         elif output is None:
@@ -99,6 +115,8 @@ def _draw_settings(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
 def _draw_progress(layout: bpy.types.UILayout, job: Job) -> None:
     box = layout.box()
     stage = _STAGES.get(job.stage, job.stage)
+    if job.stage in _STAGES:
+        stage = f"{list(_STAGES).index(job.stage) + 1}/{len(_STAGES)}  {stage}"
     text = stage if job.state is State.RUNNING and stage else job.message
     percent = f" {100 * job.fraction:.0f} %" if job.state is State.RUNNING and stage else ""
     box.progress(factor=job.fraction, text=f"{text}{percent}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,23 @@ def output_folder(scene: bpy.types.Scene) -> Path | None:
 
 def has_reconstruction(output: Path | None) -> bool:
     return output is not None and (output / "reconstruction.json").is_file()
+
+
+def finished_clip(output: Path | None) -> Path | None:
+    """The clip of a reconstruction that is complete."""
+    clip = None if output is None else output / "clip.p4d"
+    return clip if has_reconstruction(output) and clip.is_file() else None
+
+
+def next_folder(output: Path) -> Path:
+    """The first of name_2, name_3, ... beside `output` without a reconstruction in it."""
+    name = re.sub(r"_\d+$", "", output.name)
+    numbers = itertools.count(2)
+    return next(
+        folder
+        for folder in (output.with_name(f"{name}_{number}") for number in numbers)
+        if not has_reconstruction(folder)
+    )
 
 
 def request_from_scene(scene: bpy.types.Scene) -> Request:

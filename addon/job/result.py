@@ -56,7 +56,7 @@ class ResultInScene:
 
 def show_preview(scene: bpy.types.Scene, path: Path) -> bpy.types.Object:
     """The object of the preview `path`, made when it is not there. Raises PeelError."""
-    shown = _showing(scene, path)
+    shown = showing(scene, path)
     if shown:
         for clip in shown:
             _refresh(clip)
@@ -70,8 +70,8 @@ def show_preview(scene: bpy.types.Scene, path: Path) -> bpy.types.Object:
 
 def show_clip(scene: bpy.types.Scene, path: Path) -> bpy.types.Object:
     """The object of the finished clip `path`, in the place of its preview. Raises PeelError."""
-    previews = _showing(scene, path.with_name("preview.p4d"))
-    shown = _showing(scene, path)
+    previews = showing(scene, path.with_name("preview.p4d"))
+    shown = showing(scene, path)
     if shown:
         clip = shown[0]
         for other in shown:
@@ -117,7 +117,7 @@ def _add(scene: bpy.types.Scene, path: Path, *, cameras: bool) -> bpy.types.Obje
     return clip
 
 
-def _showing(scene: bpy.types.Scene, path: Path) -> list[bpy.types.Object]:
+def showing(scene: bpy.types.Scene, path: Path) -> list[bpy.types.Object]:
     """Objects of the scene that show this file."""
     return [
         thing

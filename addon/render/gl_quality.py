@@ -9,7 +9,7 @@ from dataclasses import dataclass
 MOVING = 1 / 15
 #: A still view is not refined to what takes longer in all, seconds; `gl_peel.SLICE` bounds how long
 #: it blocks Blender's window at a time.
-STILL = 3.0
+STILL = 20.0
 
 
 @dataclass(frozen=True)

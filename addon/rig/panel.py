@@ -129,7 +129,10 @@ class PEEL4D_PT_rig_backgrounds(_RigPanel, bpy.types.Panel):
         layout.use_property_split = True
         layout.use_property_decorate = False
         rig = context.scene.peel4d_rig
-        layout.prop(rig, "show", expand=True)
+        # The width of the whole panel, or the names are cut off.
+        kinds = layout.row(align=True)
+        kinds.use_property_split = False
+        kinds.prop(rig, "show", expand=True)
         layout.prop(rig, "opacity")
         layout.prop(rig, "depth", expand=True)
         running = preparation.current()

@@ -241,7 +241,14 @@ def _shared_stage(
                 settings,
                 learn_color=True,
                 checkpoint=folder.running,
-                on_step=_reporter(progress, "camera colour", number, len(labels)),
+                on_step=_reporter(
+                    progress,
+                    "camera colour",
+                    number,
+                    len(labels),
+                    # The frames' own steps come after these.
+                    later=len(plan.frames) * plan.settings.steps / settings.steps,
+                ),
                 watch=watch,
             )
             save_tensors(folder.color(label), learned.state_dict())
@@ -358,15 +365,26 @@ def _points_now(model: ExplicitPoints | FieldPoints, step: int) -> Splats:
     return model(step).to_splats()
 
 
-def _reporter(progress: ProgressCallback, stage: str, first: int, frames: int, count: int = 1):
-    """Turn the steps of one job into the progress of a stage that counts frames in thousandths."""
+def _reporter(
+    progress: ProgressCallback,
+    stage: str,
+    first: int,
+    frames: int,
+    count: int = 1,
+    *,
+    later: float = 0.0,
+):
+    """Turn the steps of one job into the progress of a stage that counts frames in thousandths.
+
+    later: how many such frames other stages will train after this one, for the time left.
+    """
     started = time.monotonic()
 
     def report(step: int, total: int, psnr: float) -> None:
         part = step / total
         done = first + part * count
         elapsed = time.monotonic() - started
-        eta = elapsed / max(part, 1e-6) * (frames - done) / count
+        eta = elapsed / max(part, 1e-6) * (frames + later - done) / count
         progress(Progress(stage, round(done * 1000), frames * 1000, eta, {"training_psnr": psnr}))
 
     return report

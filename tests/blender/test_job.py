@@ -91,6 +91,36 @@ def test_the_operator_blocks_without_a_window_and_imports_the_clip(
     assert clips(scene) == [clip]
 
 
+def test_a_finished_one_is_kept_when_it_is_done_again(session, scene, ball_capture, tmp_path):
+    import bpy
+
+    from peel4d.addon.job.request import finished_clip, output_folder
+
+    scene.peel4d_job.capture_path = str(ball_capture)
+    scene.peel4d_job.output = str(tmp_path / "take")
+    assert finished_clip(output_folder(scene)) is None
+    with pytest.raises(RuntimeError, match="no finished reconstruction"):
+        bpy.ops.peel4d.show_result()
+    assert bpy.ops.peel4d.reconstruct(**QUICK) == {"FINISHED"}
+    first = finished_clip(output_folder(scene))
+    assert first == tmp_path / "take" / "clip.p4d"
+    bytes_before = first.read_bytes()
+
+    for name in ("take_2", "take_3"):
+        assert bpy.ops.peel4d.reconstruct(again=True, **{**QUICK, "steps": 20}) == {"FINISHED"}
+        assert output_folder(scene) == tmp_path / name
+        assert finished_clip(output_folder(scene)).is_file()
+    assert first.read_bytes() == bytes_before
+    assert len(clips(scene)) == 3
+
+    for clip in clips(scene):
+        bpy.data.objects.remove(clip)
+    for _ in range(2):  # the second time it is there already
+        assert bpy.ops.peel4d.show_result() == {"FINISHED"}
+        (clip,) = clips(scene)
+        assert Path(bpy.path.abspath(clip.peel4d.filepath)) == tmp_path / "take_3" / "clip.p4d"
+
+
 def test_settings_of_the_scene(session, scene, ball_capture, tmp_path):
     from peel4d.addon.job.request import request_from_scene
     from peel4d.engine.errors import PeelError

@@ -102,6 +102,8 @@ def reconstruct():
     assert "Peel4D Preview" not in bpy.data.objects
     yield from w.until_drawn()
     w.save("5_done")
+    # Nothing can be resumed any more, and what is finished is not written over.
+    yield from w.find_button("bpy.ops.peel4d.reconstruct(again=True)")
 
 
 def fold_rig(close):
