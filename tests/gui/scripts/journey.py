@@ -73,7 +73,7 @@ def import_rig():
 def reconstruct():
     scene = bpy.context.scene
     scene.peel4d_job.preset = PRESET
-    scene.peel4d_job.output = str(w.OUT / "reconstruction")
+    scene.peel4d_job.output = "//reconstruction"
     _, area, _ = w.area_of()
     area.spaces.active.shading.type = "RENDERED"
     scene.render.engine = "PEEL4D"
