@@ -10,47 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+from job_steps import QUICK, over, poll_until, session, start
 
 pytest.importorskip("bpy", reason="needs bpy")
+__all__ = ["session"]  # a fixture
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-
-QUICK = {"preset": "draft", "steps": 300, "frames": "0:2"}
-
-
-@pytest.fixture
-def session(scene):
-    """The session of the jobs, idle before and after."""
-    from peel4d.addon.job.session import SESSION
-
-    SESSION.end()
-    yield SESSION
-    SESSION.end()
-
-
-def start(session, scene, capture: Path, output: Path, *, limits=None, steps: int = 300, **more):
-    from peel4d.addon.job.request import Request
-
-    request = Request(capture, output, "draft", "0:2", steps=steps, **more)
-    session.start(request, scene, limits=limits)
-    return session.job
-
-
-def poll_until(session, wanted, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not wanted(session.job):
-        assert time.monotonic() < deadline, (session.job.state, session.job.message)
-        before = time.monotonic()
-        session.poll()
-        assert time.monotonic() - before < 0.5, "polling blocked Blender"
-        time.sleep(0.02)
 
 
 def training(job) -> bool:
     return job.stage == "frames" and job.fraction > 0.1
-
-
-def over(job) -> bool:
-    return not job.state.is_active
 
 
 def gone(pid: int, seconds: float = 5.0) -> bool:

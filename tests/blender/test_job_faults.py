@@ -15,40 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
+from job_steps import QUICK, over, poll_until, session, start
 
 pytest.importorskip("bpy", reason="needs bpy")
 pytest.importorskip("torch", reason="the worker needs torch")
+__all__ = ["session"]  # a fixture
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
-
-QUICK = {"preset": "draft", "steps": 300, "frames": "0:2"}
-
-
-@pytest.fixture
-def session(scene):
-    from peel4d.addon.job.session import SESSION
-
-    SESSION.end()
-    yield SESSION
-    SESSION.end()
-
-
-def start(session, scene, capture: Path, output: Path, steps: int = 300):
-    from peel4d.addon.job.request import Request
-
-    session.start(Request(capture, output, "draft", "0:2", steps=steps), scene)
-    return session.job
-
-
-def poll_until(session, wanted, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not wanted(session.job):
-        assert time.monotonic() < deadline, (session.job.state, session.job.message)
-        session.poll()
-        time.sleep(0.02)
-
-
-def over(job) -> bool:
-    return not job.state.is_active
 
 
 def in_second_frame(job) -> bool:

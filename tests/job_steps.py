@@ -1,0 +1,42 @@
+"""Reconstructions inside Blender's module, step by step, for the tests of the job."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+QUICK = {"preset": "draft", "steps": 300, "frames": "0:2"}
+
+
+@pytest.fixture
+def session(scene):
+    """The session of the jobs, idle before and after."""
+    from peel4d.addon.job.session import SESSION
+
+    SESSION.end()
+    yield SESSION
+    SESSION.end()
+
+
+def start(session, scene, capture: Path, output: Path, *, limits=None, steps: int = 300, **more):
+    from peel4d.addon.job.request import Request
+
+    request = Request(capture, output, "draft", "0:2", steps=steps, **more)
+    session.start(request, scene, limits=limits)
+    return session.job
+
+
+def poll_until(session, wanted, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not wanted(session.job):
+        assert time.monotonic() < deadline, (session.job.state, session.job.message)
+        before = time.monotonic()
+        session.poll()
+        assert time.monotonic() - before < 0.5, "polling blocked Blender"
+        time.sleep(0.02)
+
+
+def over(job) -> bool:
+    return not job.state.is_active
