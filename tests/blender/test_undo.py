@@ -94,6 +94,14 @@ def select_rig() -> None:
         item.camera.select_set(True)
 
 
+def finish_reconstruction() -> None:
+    folder = Path(bpy.app.tempdir) / "finished"
+    folder.mkdir(exist_ok=True)
+    (folder / "reconstruction.json").write_text("{}")
+    shutil.copy(bpy.data.objects["blob"].peel4d.filepath, folder / "clip.p4d")
+    bpy.context.scene.peel4d_job.output = str(folder)
+
+
 #: Operator: what is done before, and its arguments; {folder} is the test's.
 CASES = {
     "import_scene.peel4d": (lambda: None, {"filepath": "{folder}/blob.p4d"}),
@@ -112,6 +120,7 @@ CASES = {
     "object.peel4d_add_crop_box": (lambda: activate("blob"), {}),
     "file.peel4d_find_missing_clips": (lose_clip, {"directory": "{folder}"}),
     "camera.peel4d_use_captured_format": (lambda: activate("03"), {}),
+    "peel4d.show_result": (finish_reconstruction, {}),
     "peel4d.reconstruct": (
         lambda: None,
         {"capture": "{folder}/capture", "output": "{folder}/out", "preset": "draft", "steps": 5},
