@@ -10,6 +10,7 @@ import bpy
 from mathutils import Vector
 
 from ..render.cg_edges import EDGE, INSIDE, REACH
+from ..render.meshes import rendered_layer
 
 #: Marks our nodes; the Alpha Over node keeps there what `remove_nodes` gives back.
 MARK = "peel4d"
@@ -139,11 +140,6 @@ def switch_compositor_off(scene: bpy.types.Scene) -> None:
     # Whatever else the artist has put into it meanwhile is kept.
     if tree is not None and MARK in tree and len(tree.nodes) <= 1 and tree.users == 0:
         bpy.data.node_groups.remove(tree)
-
-
-def rendered_layer(scene: bpy.types.Scene) -> bpy.types.ViewLayer:
-    """The view layer that a background set shows, and that a scene without compositor gives out."""
-    return next((layer for layer in scene.view_layers if layer.use), scene.view_layers[0])
 
 
 def _our_nodes(scene: bpy.types.Scene) -> list[bpy.types.Node]:

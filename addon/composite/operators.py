@@ -7,7 +7,8 @@ import bpy
 from bpy.props import EnumProperty
 
 from ...engine.errors import PeelError
-from .nodes import has_nodes, is_whole, rendered_layer
+from ..render.meshes import rendered_layer
+from .nodes import has_nodes, is_whole
 from .scene import clip_scene_of, composite, remove_composite
 from .soft_edges import Softness, softness_of
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ...engine.errors import PeelError, ReconstructionError
+from ..blend_paths import stored_path
 from ..preferences import environment_folder, online_refusal, preferences
 from .interpreter import choose
 from .job import State
@@ -161,11 +161,10 @@ def _choose_next_folder(scene: bpy.types.Scene) -> None:
     output = output_folder(scene)
     if output is None:
         raise ReconstructionError("no output folder is chosen", hint="Choose one")
-    path = str(next_folder(output))
-    if bpy.data.is_saved and not scene.peel4d_job.output.strip().startswith("/"):
-        with contextlib.suppress(ValueError):  # another drive
-            path = bpy.path.relpath(path)
-    scene.peel4d_job.output = path
+    named = scene.peel4d_job.output.strip()
+    scene.peel4d_job.output = stored_path(
+        next_folder(output), relative=not named or named.startswith("//")
+    )
 
 
 class Peel4DShowResult(bpy.types.Operator):

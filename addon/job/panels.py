@@ -71,9 +71,10 @@ class PEEL4D_PT_reconstruct(bpy.types.Panel):
         output = output_folder(scene)
         row = layout.row(align=True)
         row.scale_y = 1.4
-        if not _is_there(output):
+        there, clip = _found_in(output)
+        if not there:
             row.operator(Peel4DReconstruct.bl_idname, icon="PLAY")
-        elif clip := finished_clip(output):
+        elif clip is not None:
             again = row.operator(
                 Peel4DReconstruct.bl_idname, text="Reconstruct Again", icon="FILE_REFRESH"
             )
@@ -163,18 +164,17 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
-_answer: dict[Path | None, tuple[float, bool]] = {}
+_answer: dict[Path | None, tuple[float, bool, Path | None]] = {}
 
 
-def _is_there(output: Path | None) -> bool:
-    """Whether a reconstruction is in the folder; network drives are not asked on every redraw."""
+def _found_in(output: Path | None) -> tuple[bool, Path | None]:
+    """Whether a reconstruction is in the folder, and its clip if it is finished; network drives are
+    not asked on every redraw."""
     now = time.monotonic()
-    asked, there = _answer.get(output, (-_BELIEVED, False))
-    if now - asked >= _BELIEVED:
-        there = has_reconstruction(output)
+    if output not in _answer or now - _answer[output][0] >= _BELIEVED:
         _answer.clear()
-        _answer[output] = (now, there)
-    return there
+        _answer[output] = (now, has_reconstruction(output), finished_clip(output))
+    return _answer[output][1:]
 
 
 def draw_preferences(stored: bpy.types.AddonPreferences, layout: bpy.types.UILayout) -> None:

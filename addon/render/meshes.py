@@ -220,12 +220,17 @@ def _crop_boxes(depsgraph: bpy.types.Depsgraph) -> set[int]:
     return boxes
 
 
+def rendered_layer(scene: bpy.types.Scene) -> bpy.types.ViewLayer:
+    """The view layer that a background set shows, and that a scene without compositor gives out."""
+    return next((layer for layer in scene.view_layers if layer.use), scene.view_layers[0])
+
+
 def _view_layers(depsgraph: bpy.types.Depsgraph) -> list[bpy.types.ViewLayer]:
     """The one that is shown and those of the background sets."""
     layers = [depsgraph.view_layer]
     below = depsgraph.scene.background_set
     while below is not None:
-        layers.append(next((each for each in below.view_layers if each.use), below.view_layers[0]))
+        layers.append(rendered_layer(below))
         below = below.background_set
     return layers
 

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from job_steps import QUICK, over, poll_until, session, start
+from job_steps import QUICK, gone, over, poll_until, session, start
 
 pytest.importorskip("bpy", reason="needs bpy")
 __all__ = ["session"]  # a fixture
@@ -19,19 +18,6 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 def training(job) -> bool:
     return job.stage == "frames" and job.fraction > 0.1
-
-
-def gone(pid: int, seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state in "ZX":
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def clips(scene) -> list:

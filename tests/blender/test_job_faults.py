@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from job_steps import QUICK, over, poll_until, session, start
+from job_steps import QUICK, gone, over, poll_until, session, start
 
 pytest.importorskip("bpy", reason="needs bpy")
 pytest.importorskip("torch", reason="the worker needs torch")
@@ -48,19 +48,6 @@ def resume(session, output: Path) -> list[float]:
     assert session.job.state.value == "done"
     assert (output / "clip.p4d").is_file()
     return shares
-
-
-def gone(pid: int, seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state in "ZX":
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGBUS"])
