@@ -9,7 +9,7 @@ from types import MappingProxyType
 import bpy
 from mathutils import Vector
 
-from ..render.cg_edges import EDGE, INSIDE, REACH
+from ..render.cg_edges import EDGE, OUTSIDE, REACH
 from ..render.meshes import rendered_layer
 
 #: Marks our nodes; the Alpha Over node keeps there what `remove_nodes` gives back.
@@ -18,9 +18,10 @@ MARK = "peel4d"
 #: whether compositing and its nodes were switched on before.
 _BEFORE = ("engine", "chosen", "compositing", "nodes")
 #: Distance of our nodes, and how far the output makes room for them.
-_STEP, _MOVED = 200.0, 800.0
+_STEP, _MOVED = 200.0, 1000.0
 #: Blender 5 keeps the compositor in a node group like any other; before, the scene owned a tree.
 _IS_GROUP = bpy.app.version >= (5, 0, 0)
+_MATH = "ShaderNodeMath" if _IS_GROUP else "CompositorNodeMath"
 
 
 def insert_nodes(
@@ -50,7 +51,9 @@ def insert_nodes(
     clips.view_layers[0].update_render_passes()  # or the node has no sockets for them yet
     place = output.location.copy()
     output.location.x += _MOVED
-    over = _marked(tree, "AlphaOver", "Peel4D Over CG", (place.x + 3 * _STEP, place.y), state)
+    over = _marked(
+        tree, "CompositorNodeAlphaOver", "Peel4D Over CG", (place.x + 4 * _STEP, place.y), state
+    )
     below, above = _alpha_over_inputs(over)
     tree.links.new(_mended(tree, background, foreground, place), below)
     tree.links.new(foreground.outputs["Image"], above)
@@ -64,16 +67,30 @@ def _mended(
     place: Vector,
 ) -> bpy.types.NodeSocket:
     """The picture of the CG with the edges that the pass EDGE of the clips names mended."""
-    inside = _marked(tree, "SetAlpha", "Peel4D CG Inside", (place.x, place.y - 180))
-    tree.links.new(picture, inside.inputs["Image"])
-    tree.links.new(clips.outputs[INSIDE], inside.inputs["Alpha"])
-    grown = _marked(tree, "Inpaint", "Peel4D CG Grown", (place.x + _STEP, place.y - 180))
+    row = place.y - 180
+    # Inpaint takes colours from where alpha is exactly 1, and Workbench's own is a little less.
+    opaque = _marked(tree, "CompositorNodeSetAlpha", "Peel4D CG Opaque", (place.x, row))
+    if "Type" in opaque.inputs:  # since 5.0
+        opaque.inputs["Type"].default_value = "Replace Alpha"
+    else:
+        opaque.mode = "REPLACE_ALPHA"
+    tree.links.new(picture, opaque.inputs["Image"])
+    alone = _marked(tree, _MATH, "Peel4D CG Alone", (place.x, row - 180))
+    alone.operation = "SUBTRACT"
+    alone.inputs[0].default_value = 1.0
+    tree.links.new(clips.outputs[OUTSIDE], alone.inputs[1])
+    inside = _marked(tree, "CompositorNodeSetAlpha", "Peel4D CG Inside", (place.x + _STEP, row))
+    tree.links.new(opaque.outputs["Image"], inside.inputs["Image"])
+    tree.links.new(alone.outputs[0], inside.inputs["Alpha"])
+    grown = _marked(tree, "CompositorNodeInpaint", "Peel4D CG Grown", (place.x + 2 * _STEP, row))
     tree.links.new(inside.outputs["Image"], grown.inputs["Image"])
     if "Size" in grown.inputs:  # since 4.5
         grown.inputs["Size"].default_value = REACH
     else:
         grown.distance = REACH
-    mended = _marked(tree, "AlphaOver", "Peel4D Mended Edges", (place.x + 2 * _STEP, place.y))
+    mended = _marked(
+        tree, "CompositorNodeAlphaOver", "Peel4D Mended Edges", (place.x + 3 * _STEP, place.y)
+    )
     below, above = _alpha_over_inputs(mended)
     tree.links.new(picture, below)
     tree.links.new(grown.outputs["Image"], above)
@@ -165,7 +182,7 @@ def _marked(
     location: tuple[float, float],
     state: Mapping[str, object] = MappingProxyType({"part": True}),
 ) -> bpy.types.Node:
-    node = tree.nodes.new(f"CompositorNode{kind}")
+    node = tree.nodes.new(kind)
     node.name = node.label = name
     node.location = location
     node[MARK] = dict(state)
@@ -175,7 +192,7 @@ def _marked(
 def _layers_node(
     tree: bpy.types.NodeTree, scene: bpy.types.Scene, name: str, location: tuple[float, float]
 ) -> bpy.types.Node:
-    node = _marked(tree, "RLayers", name, location)
+    node = _marked(tree, "CompositorNodeRLayers", name, location)
     node.scene = scene
     node.layer = rendered_layer(scene).name
     return node

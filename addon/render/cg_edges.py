@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-#: The passes of a composite: pixels that show CG alone, and how far a pixel is to be mended.
-INSIDE, EDGE = "CG Inside", "CG Edge"
+#: The passes of a composite: pixels that do not show CG alone, and how far a pixel is to be mended.
+#: Zeros, which is also what a pass holds that was never written, mend nothing.
+OUTSIDE, EDGE = "CG Outside", "CG Edge"
 #: Pixels from which an edge may take its colour: past those that a render filter still blurs.
 REACH = 4
 #: Less alpha than this cannot be seen.
@@ -21,7 +22,8 @@ _BREAK = 0.01
 
 
 def edges_of_cg(held: np.ndarray, free: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
-    """The passes INSIDE and EDGE, (H, W) float32.
+    """The passes OUTSIDE and EDGE, (H, W) float32; none where there is nothing to mend, or nothing
+    to mend it with: an Inpaint node that finds no colour at all reads memory that is not its own.
 
     held, free: (H, W) alpha of the clips with the CG as a holdout and without. depth: (H, W) of the
     CG alone, not finite where there is none.
@@ -31,9 +33,12 @@ def edges_of_cg(held: np.ndarray, free: np.ndarray, depth: np.ndarray) -> dict[s
     shared = shown | _grown(shown & (held > 0.5 * free), diagonally=False)
     # Thin parts of a clip before CG let it through, too, but there the CG's own colour is right.
     at_edge = hidden & shared & _grown(_breaks(depth))
+    # Render filters are wider than a pixel: what touches the clip is not CG alone.
+    inside = hidden & ~_grown(shown)
+    if not (inside.any() and at_edge.any()):
+        return {}
     return {
-        # Render filters are wider than a pixel: what touches the clip is not CG alone.
-        INSIDE: (hidden & ~_grown(shown)).astype(np.float32),
+        OUTSIDE: (~inside).astype(np.float32),
         # Where the clip itself is thin, what is behind it belongs into the pixel.
         EDGE: np.where(at_edge, free, 0.0).astype(np.float32),
     }

@@ -46,7 +46,7 @@ class Peel4DRenderEngine(bpy.types.RenderEngine):
         if renderlayer.use_pass_z:
             self.register_pass(scene, renderlayer, "Depth", 1, "Z", "VALUE")
         if not FINAL_RENDERS.leaving and scene.peel4d.is_composite:
-            for name in (cg_edges.INSIDE, cg_edges.EDGE):
+            for name in (cg_edges.OUTSIDE, cg_edges.EDGE):
                 self.register_pass(scene, renderlayer, name, 1, "X", "VALUE")
 
     def update(self, data=None, depsgraph=None) -> None:

@@ -8,7 +8,7 @@ bpy = pytest.importorskip("bpy", reason="needs bpy")
 from composite_shot import edge_band, encoded, picture, prepare
 
 from peel4d.addon.composite.nodes import existing_tree
-from peel4d.addon.render.cg_edges import EDGE, INSIDE, edges_of_cg
+from peel4d.addon.render.cg_edges import EDGE, OUTSIDE, edges_of_cg
 from peel4d.addon.render.color import scene_linear_from_clip
 from peel4d.engine.clip.clip import ClipCamera
 from peel4d.engine.clip.reader import ClipReader
@@ -111,9 +111,18 @@ def test_only_where_surfaces_end():
     held[:, 7] = 0.5
     found = edges_of_cg(held, free, depth)
     assert (found[EDGE] > 0).any(axis=0).nonzero()[0].tolist() == [7, 8, 9]
-    assert found[INSIDE].any(axis=0).nonzero()[0].tolist() == list(range(6))
-    flat = edges_of_cg(held, free, np.where(np.isfinite(depth), depth[:, 15:], 0.0))
-    assert not flat[EDGE].any()
+    assert found[OUTSIDE].all(axis=0).nonzero()[0].tolist() == list(range(6, 16))
+    assert not edges_of_cg(held, free, np.where(np.isfinite(depth), depth[:, 15:], 0.0))
+
+
+def test_nothing_where_no_pixel_shows_cg_alone():
+    """A wire before the clip: there is no colour to mend it with."""
+    depth = planes()
+    depth[:, :7] = depth[:, 8:] = 4.0
+    free = np.ones(depth.shape)
+    held = np.where(np.arange(16) == 7, 0.5, 1.0) * free
+    assert edges_of_cg(held, free, depth) == {}
+    assert edges_of_cg(free, free, np.full(depth.shape, np.inf)) == {}
 
 
 def test_edges_are_mended_as_far_as_the_clip_is_opaque():

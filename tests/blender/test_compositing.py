@@ -20,7 +20,7 @@ from composite_shot import (
 from mathutils import Matrix
 
 from peel4d.addon import cameras
-from peel4d.addon.composite.nodes import compositor_is_on
+from peel4d.addon.composite.nodes import compositor_is_on, existing_tree
 from peel4d.addon.composite.scene import ENGINES, clip_scene_of, composite
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.errors import PeelError
@@ -62,6 +62,33 @@ def test_workbench_and_eevee(shot, clip_path, picture, graphics):
         assert shot.render.engine == name
         assert_composite(picture(shot, 2), reference(shot, clip_path, 2, 2), bare)
         bpy.ops.scene.peel4d_remove_composite()
+
+
+@pytest.mark.parametrize("case", ["Workbench", "no clip", "nothing before it", "clip not found"])
+def test_edges_are_mended_with_colours_of_the_cg_alone(shot, picture, graphics, case):
+    """An Inpaint node that finds no opaque pixel fills the picture with whatever lies in memory."""
+    if case == "Workbench":  # whose own alpha is a little less than 1
+        shot.render.engine = "BLENDER_WORKBENCH"
+        shot.display.shading.light = "FLAT"
+    elif case == "nothing before it":
+        shot.objects["ring"].scale = (3, 3, 3)
+    bare = picture(shot, 2)
+    bpy.ops.scene.peel4d_composite()
+    if case == "no clip":
+        clip_object(shot).hide_render = True
+    elif case == "clip not found":
+        clip_object(shot).peel4d.filepath = "/nowhere/gone.p4d"
+    tree = existing_tree(shot)
+    target = tree.nodes["Peel4D Over CG"].outputs["Image"].links[0].to_socket
+    tree.links.new(tree.nodes["Peel4D CG Grown"].outputs["Image"], target)
+    grown = picture(shot, 2)
+    assert (grown[..., 3] == 1).any()
+    if case == "Workbench":
+        ring = bare[..., :3].reshape(-1, 3).max(axis=0)
+        filled = grown[..., 3] > 0
+        np.testing.assert_allclose(grown[filled, :3], np.tile(ring, (filled.sum(), 1)), atol=1e-5)
+    else:
+        np.testing.assert_allclose(grown[..., :3], bare[..., :3], atol=1e-6)
 
 
 def test_every_frame_of_an_animation(shot, clip_path, picture, tmp_path, read_exr):
