@@ -44,13 +44,6 @@ make_environment() {
   touch "$2/.complete"
 }
 
-# At the end of a process in which anything still refers to Blender 4.2 it crashes, and pytest does.
-# Tests of the end start processes of their own.
-run_tests='import os, pytest, sys
-code = pytest.main(sys.argv[1:])
-sys.stdout.flush()
-os._exit(code)'
-
 failed=0
 summary=""
 for version; do
@@ -62,7 +55,7 @@ for version; do
   fi
   found=$("$folder/bin/python" -c 'import bpy, numpy; print(bpy.app.version_string, "numpy", numpy.__version__)')
   echo "== bpy $found"
-  if "$folder/bin/python" -c "$run_tests" -q -p no:cacheprovider tests/blender \
+  if "$folder/bin/python" -m pytest -q -p no:cacheprovider tests/blender \
     --ignore tests/blender/test_real_blender.py; then
     summary+="bpy $found: passed"$'\n'
   else
