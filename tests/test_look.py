@@ -270,7 +270,7 @@ def test_pictures_of_packed_points_are_those_of_plain_ones():
 
 
 def test_it_is_quick_enough_for_every_frame():
-    """The bound is loose for busy machines: 262,144 points take 2 to 5 ms on one core."""
+    """Time of the processor, which others cannot make long: 262,144 points take 2 to 5 ms."""
     points = packed(count=262_144)
     crop = np.diag([1.1, 1.1, 1.1, 1.0])
     for look in (
@@ -282,7 +282,7 @@ def test_it_is_quick_enough_for_every_frame():
         apply_look(points, look)
         best = np.inf
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.process_time()
             apply_look(points, look)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         assert best < 0.030, look

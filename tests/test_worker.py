@@ -153,7 +153,7 @@ def test_cancelled_and_resumed_is_the_same_clip(uninterrupted, ball_capture, tmp
         worker.cancel()
         asked = time.monotonic()
         assert worker.finish()["event"] == "cancelled"
-        assert time.monotonic() - asked < 10 and worker.process.returncode == 130
+        assert time.monotonic() - asked < 20 and worker.process.returncode == 130
     assert (tmp_path / "r" / "running.safetensors").is_file()
     with Worker("resume", tmp_path / "r") as worker:
         # Nothing that was trained is trained again.
