@@ -1,0 +1,1 @@
+"""Masks for captures that come without them: background models, keying, multi-view agreement."""
