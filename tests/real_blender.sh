@@ -3,6 +3,7 @@
 #   tests/real_blender.sh [CHROOT]     default $PEEL4D_BLENDER_CHROOT or /var/tmp/peel4d-trixie
 # Makes the chroot with Debian's Blender when it is not there (root, about 70 s, 1.2 GB; kept),
 # builds the extension and runs tests/blender/test_real_blender.py and tests/gui.
+# $PEEL4D_EXTENSION: a zip that was built already.
 # $PEEL4D_PICTURES: a folder for the screenshots that the window tests take.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +16,9 @@ if [ ! -x "$tools/mkchroot.sh" ]; then
   exit 2
 fi
 [ -x "$chroot/usr/bin/blender" ] || "$tools/mkchroot.sh" trixie "$chroot"
-"$python" tools/build_extension.py
-version=$("$python" -c 'import peel4d; print(peel4d.__version__)')
-PEEL4D_BLENDER_CHROOT=$chroot PEEL4D_EXTENSION=build/peel4d-$version.zip \
-  "$python" -m pytest tests/blender/test_real_blender.py tests/gui
+if [ -z "${PEEL4D_EXTENSION:-}" ]; then
+  "$python" tools/build_extension.py
+  PEEL4D_EXTENSION=build/peel4d-$("$python" -c 'import peel4d; print(peel4d.__version__)').zip
+fi
+export PEEL4D_EXTENSION PEEL4D_BLENDER_CHROOT=$chroot
+"$python" -m pytest tests/blender/test_real_blender.py tests/gui
