@@ -115,12 +115,13 @@ class Painter:
         node = self.tree.nodes.new("ShaderNodeMix")
         node.data_type = "RGBA"
         self.tree.links.new(factor.socket, node.inputs[0])
-        for index, color in ((6, low), (7, high)):
-            if isinstance(color, Value):
-                self.tree.links.new(color.socket, node.inputs[index])
-            else:
-                node.inputs[index].default_value = (*color, 1.0)
+        self._connect(low, node.inputs[6])
+        self._connect(high, node.inputs[7])
         return Value(self.tree, node.outputs[2])
+
+    def glow(self, color: Color | Value) -> tuple[Color | Value, float]:
+        """Colour and strength of the light that stands for what bounces between the parts."""
+        return color, FILL_LIGHT
 
     def finish(
         self,
@@ -131,34 +132,40 @@ class Painter:
         gloss: bool = False,
     ) -> bpy.types.Material:
         """Close the tree. Matte paint is a plain diffuse surface (it renders with little noise)."""
-        output = self.tree.nodes.new("ShaderNodeOutputMaterial")
+        glow_color, strength = self.glow(color)
         if gloss:
-            surface = self.tree.nodes.new("ShaderNodeBsdfPrincipled")
+            surface = closure = self.tree.nodes.new("ShaderNodeBsdfPrincipled")
             surface.inputs["Roughness"].default_value = roughness
             surface.inputs["Metallic"].default_value = metallic
             surface.inputs["Specular IOR Level"].default_value = 0.35
-            targets = [surface.inputs["Base Color"]]
+            self._connect(color, surface.inputs["Base Color"])
             if not metallic:
-                surface.inputs["Emission Strength"].default_value = FILL_LIGHT
-                targets.append(surface.inputs["Emission Color"])
-            closure = surface
+                surface.inputs["Emission Strength"].default_value = strength
+                self._connect(glow_color, surface.inputs["Emission Color"])
         else:
             surface = self.tree.nodes.new("ShaderNodeBsdfDiffuse")
             glow = self.tree.nodes.new("ShaderNodeEmission")
-            glow.inputs["Strength"].default_value = FILL_LIGHT
+            glow.inputs["Strength"].default_value = strength
             closure = self.tree.nodes.new("ShaderNodeAddShader")
             self.tree.links.new(surface.outputs[0], closure.inputs[0])
             self.tree.links.new(glow.outputs[0], closure.inputs[1])
-            targets = [surface.inputs["Color"], glow.inputs["Color"]]
-        for target in targets:
-            if isinstance(color, Value):
-                self.tree.links.new(color.socket, target)
-            else:
-                target.default_value = (*color, 1.0)
-        self.tree.links.new(closure.outputs[0], output.inputs[0])
+            self._connect(color, surface.inputs["Color"])
+            self._connect(glow_color, glow.inputs["Color"])
+        return self.close(closure.outputs[0])
+
+    def close(self, closure: bpy.types.NodeSocket) -> bpy.types.Material:
+        """Make a closure the material's surface."""
+        output = self.tree.nodes.new("ShaderNodeOutputMaterial")
+        self.tree.links.new(closure, output.inputs[0])
         # Without this Cycles would treat every part as a lamp and sample it as one.
         self.material.cycles.emission_sampling = "NONE"
         return self.material
+
+    def _connect(self, value: Color | Value, target: bpy.types.NodeSocket) -> None:
+        if isinstance(value, Value):
+            self.tree.links.new(value.socket, target)
+        else:
+            target.default_value = (*value, 1.0)
 
 
 def plain(name: str, color: Color) -> bpy.types.Material:

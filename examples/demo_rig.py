@@ -84,17 +84,22 @@ def spacing(views: list[RigView]) -> Spacing:
     return Spacing(between.min(axis=1), angles(test, train).min(axis=1))
 
 
-def fitted_camera(view: RigView, points: np.ndarray, size: int) -> Camera:
-    """The square camera at a place of the dome whose image the points (n, 3) just fill."""
+def look_at(view: RigView, target: np.ndarray, distance: float) -> tuple[np.ndarray, np.ndarray]:
+    """(R, t), world to camera, of an upright camera in a view's direction from the target."""
     forward = -view.direction
     right = np.cross(forward, (0.0, 0.0, 1.0))
     right /= np.linalg.norm(right)
     R = np.stack([right, np.cross(forward, right), forward])
-    t = -R @ (TARGET + DISTANCE * view.direction)
+    return R, -R @ (target + distance * view.direction)
+
+
+def fitted_camera(view: RigView, points: np.ndarray, width: int, height: int) -> Camera:
+    """The camera at a place of the dome whose image the points (n, 3) just fill."""
+    R, t = look_at(view, TARGET, DISTANCE)
     x_camera = points @ R.T + t
     image = x_camera[:, :2] / x_camera[:, 2:]
     low, high = image.min(axis=0), image.max(axis=0)
-    focal = FILL * size / (high - low).max()
-    cx, cy = size / 2 - focal * (low + high) / 2
+    focal = FILL * (np.array([width, height]) / (high - low)).min()
+    cx, cy = np.array([width, height]) / 2 - focal * (low + high) / 2
     K = np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]])
-    return Camera(K, R, t, size, size)
+    return Camera(K, R, t, width, height)

@@ -14,16 +14,8 @@ import bpy
 import demo_materials as paint
 import numpy as np
 from demo_light import light_scene
-from demo_shapes import (
-    bezier,
-    ellipsoid,
-    face_corner_uv,
-    lathe,
-    quads,
-    sweep,
-    torus,
-    tube,
-)
+from demo_shapes import bezier, ellipsoid, lathe, sweep, torus, tube
+from demo_workshop import Workshop, reshape
 from mathutils import Matrix, Vector
 
 LOOP_SECONDS = 0.5
@@ -47,49 +39,7 @@ class MusicBird:
     parts: dict[str, bpy.types.Object] = field(default_factory=dict)
 
 
-def _collection() -> bpy.types.Collection:
-    """Everything of the demo is in here, so that other scenes can link it as a whole."""
-    return bpy.data.collections[COLLECTION]
-
-
-def _pivot(name: str, parent: bpy.types.Object | None, location=(0.0, 0.0, 0.0)):
-    pivot = bpy.data.objects.new(name, None)
-    pivot.parent = parent
-    pivot.location = location
-    _collection().objects.link(pivot)
-    return pivot
-
-
-class _Workshop:
-    """Turns grids into mesh objects and remembers them by name."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, bpy.types.Object] = {}
-
-    def add(self, name, grid, material, parent=None, *, smooth=True) -> bpy.types.Object:
-        """A mesh object of a (rows, columns, 3) grid with closed columns."""
-        rows, columns, _ = grid.shape
-        mesh = bpy.data.meshes.new(name)
-        faces = quads(rows, columns)
-        mesh.from_pydata(grid.reshape(-1, 3).tolist(), [], faces.tolist())
-        layer = mesh.uv_layers.new(name="UVMap")
-        layer.uv.foreach_set("vector", face_corner_uv(rows, columns).ravel())
-        mesh.polygons.foreach_set("use_smooth", np.full(len(faces), smooth))
-        mesh.materials.append(material)
-        part = bpy.data.objects.new(name, mesh)
-        part.parent = parent
-        _collection().objects.link(part)
-        self.parts[name] = part
-        return part
-
-
-def _reshape(part: bpy.types.Object, grid: np.ndarray) -> None:
-    """Move the vertices of a part to a grid of the same shape."""
-    part.data.vertices.foreach_set("co", grid.astype(np.float32).ravel())
-    part.data.update()
-
-
-def _build_box(shop: _Workshop, turntable: bpy.types.Object) -> None:
+def _build_box(shop: Workshop, turntable: bpy.types.Object) -> None:
     """The drum, its rims and the plate with the flower that turns on it."""
     brass = paint.brass()
     red = paint.lacquer("lacquer", paint.srgb("#a5122b"), 0.42)
@@ -116,7 +66,7 @@ def _build_box(shop: _Workshop, turntable: bpy.types.Object) -> None:
         shop.add(f"bead{index}", bead + place, brass, turntable)
 
 
-def _build_body(shop: _Workshop, root: bpy.types.Object, key: bpy.types.Object) -> None:
+def _build_body(shop: Workshop, root: bpy.types.Object, key: bpy.types.Object) -> None:
     """Body, collar and wind-up key."""
     brass = shop.parts["foot_ring"].data.materials[0]
     pitch = math.radians(38)
@@ -142,7 +92,7 @@ def _build_body(shop: _Workshop, root: bpy.types.Object, key: bpy.types.Object) 
         shop.add(f"key_{name}", tube(loop, 0.026), brass, key)
 
 
-def _build_head(shop: _Workshop, head: bpy.types.Object, jaw: bpy.types.Object) -> None:
+def _build_head(shop: Workshop, head: bpy.types.Object, jaw: bpy.types.Object) -> None:
     """Head, cheeks, eyes, beak and the crest (its shape is set by `pose`)."""
     skin = paint.crown("head", 9)
     shop.add("skull", ellipsoid((0.152, 0.158, 0.15)), skin, head)
@@ -190,7 +140,7 @@ def _crest(index: int, sway: float) -> np.ndarray:
     return bezier(control, 14)
 
 
-def _build_wings(shop: _Workshop, wings: dict[str, bpy.types.Object]) -> None:
+def _build_wings(shop: Workshop, wings: dict[str, bpy.types.Object]) -> None:
     """Five flat quills on each side, fanned out around the shoulder, and a covert over them."""
     quill = paint.feather("quill", (paint.TEAL, paint.LEMON, paint.CORAL))
     covert = paint.stripes("covert", (paint.CORAL, paint.CREAM), 3)
@@ -245,7 +195,7 @@ def _leg(sign: float, root: Matrix) -> np.ndarray:
     return bezier([hip, knee + (0, 0.02, 0.05), knee + (0, 0.02, -0.05), foot], 16)
 
 
-def _build_legs_and_tail(shop: _Workshop, root: bpy.types.Object) -> None:
+def _build_legs_and_tail(shop: Workshop, root: bpy.types.Object) -> None:
     leg_paint = paint.barber("leg", (paint.MARIGOLD, paint.CRIMSON), 7, 0)
     toe_paint = paint.plain("toe", paint.MARIGOLD)
     for name, sign in SIDES:
@@ -268,22 +218,29 @@ def _build_legs_and_tail(shop: _Workshop, root: bpy.types.Object) -> None:
 
 def build_scene() -> MusicBird:
     """Replace the current Blender file by the music box and its bird, lit, at time 0."""
+    bird = build_bird()
+    light_scene(bpy.data.collections[COLLECTION])
+    return bird
+
+
+def build_bird() -> MusicBird:
+    """The same without any light."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    bpy.context.scene.collection.children.link(bpy.data.collections.new(COLLECTION))
-    shop = _Workshop()
-    turntable = _pivot("turntable", None)
-    root = _pivot("bird", None, (0, 0, 0.66))
-    head = _pivot("head", root, (0, -0.255, 0.275))
-    jaw = _pivot("jaw", head, (0, -0.138, -0.035))
-    key = _pivot("key", root, (0, 0.20, 0.18))
+    shop = Workshop(COLLECTION)
+    turntable = shop.pivot("turntable", None)
+    root = shop.pivot("bird", None, (0, 0, 0.66))
+    head = shop.pivot("head", root, (0, -0.255, 0.275))
+    jaw = shop.pivot("jaw", head, (0, -0.138, -0.035))
+    key = shop.pivot("key", root, (0, 0.20, 0.18))
     key.rotation_mode = "QUATERNION"
-    wings = {name: _pivot(f"wing_{name}", root, (sign * 0.20, -0.03, 0.09)) for name, sign in SIDES}
+    wings = {
+        name: shop.pivot(f"wing_{name}", root, (sign * 0.20, -0.03, 0.09)) for name, sign in SIDES
+    }
     _build_box(shop, turntable)
     _build_body(shop, root, key)
     _build_head(shop, head, jaw)
     _build_wings(shop, wings)
     _build_legs_and_tail(shop, root)
-    light_scene(bpy.data.collections[COLLECTION])
     bird = MusicBird(turntable, root, head, jaw, key, wings, shop.parts)
     pose(bird, 0.0)
     return bird
@@ -312,12 +269,12 @@ def pose(bird: MusicBird, seconds: float) -> None:
         flap = math.radians(14) + math.radians(30) * math.sin(phase)
         bird.wings[name].rotation_euler = (math.radians(10), -sign * flap, 0)
     for index in range(TAIL_FEATHERS):
-        _reshape(bird.parts[f"tail{index}"], _tail_grid(index, phase))
+        reshape(bird.parts[f"tail{index}"], _tail_grid(index, phase))
     for index in range(CREST_WIRES):
         path = _crest(index, 0.03 * math.sin(phase - 1.0 + 0.4 * index))
-        _reshape(bird.parts[f"crest{index}"], tube(path, 0.011, 8))
+        reshape(bird.parts[f"crest{index}"], tube(path, 0.011, 8))
         bird.parts[f"crest_ball{index}"].location = path[-1]
     bpy.context.view_layer.update()
     for name, sign in SIDES:
-        _reshape(bird.parts[f"leg_{name}"], tube(_leg(sign, bird.root.matrix_world), 0.024))
+        reshape(bird.parts[f"leg_{name}"], tube(_leg(sign, bird.root.matrix_world), 0.024))
     bpy.context.view_layer.update()

@@ -1,10 +1,12 @@
 """Surfaces of the demo scene: grids of points made by turning a profile or sweeping a section.
 
 Everything the demo shows is one kind of surface, a (rows, columns, 3) grid whose columns may close
-into a ring. Numpy only; `demo_scene.py` turns grids into Blender meshes. Lengths are metres.
+into a ring. Numpy only; `demo_workshop.py` makes Blender meshes of it. Lengths are metres.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -78,33 +80,64 @@ def bezier(control: np.ndarray, count: int) -> np.ndarray:
     return points[:, 0]
 
 
-def quads(rows: int, columns: int) -> np.ndarray:
-    """Faces of a grid with closed columns, vertex = row * columns + column: (n, 4) int32."""
-    row, column = np.divmod(np.arange((rows - 1) * columns), columns)
-    right = (column + 1) % columns
-    return np.stack(
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """What a mesh is made of: vertices (v, 3), faces (f, 4) int32, uv (f * 4, 2) float32.
+
+    UV are per face corner, not per vertex: the last column of a closed grid runs to u = 1 although
+    it shares its vertices with the first, so patterns have no smeared seam and shading stays smooth
+    across it.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    uv: np.ndarray
+
+
+def closed_surface(grid: np.ndarray) -> Surface:
+    """The surface of a (rows, columns, 3) grid whose columns close into a ring.
+
+    u runs around in [0, 1], v along the rows in [0, 1].
+    """
+    rows, columns, _ = grid.shape
+    return Surface(grid.reshape(-1, 3), *_cells(rows - 1, columns, columns))
+
+
+def _cells(rows: int, columns: int, ring: int) -> tuple[np.ndarray, np.ndarray]:
+    """(faces, uv) of rows x columns cells over vertices that stand in rows of `ring`."""
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    right = (column + 1) % ring
+    faces = np.stack(
         [
-            row * columns + column,
-            row * columns + right,
-            (row + 1) * columns + right,
-            (row + 1) * columns + column,
+            row * ring + column,
+            row * ring + right,
+            (row + 1) * ring + right,
+            (row + 1) * ring + column,
         ],
         axis=1,
     ).astype(np.int32)
-
-
-def face_corner_uv(rows: int, columns: int) -> np.ndarray:
-    """UV per face corner, u around in [0, 1], v along the rows in [0, 1]: (n * 4, 2) float32.
-
-    Corners, not vertices: the last column of faces runs to u = 1 although it shares its vertices
-    with the first, so patterns have no smeared seam and shading stays smooth across it.
-    """
-    row, column = np.divmod(np.arange((rows - 1) * columns), columns)
     corners = np.stack(
         [
             np.stack([column, column + 1, column + 1, column], axis=1) / columns,
-            np.stack([row, row, row + 1, row + 1], axis=1) / (rows - 1),
+            np.stack([row, row, row + 1, row + 1], axis=1) / rows,
         ],
         axis=-1,
     )
-    return corners.reshape(-1, 2).astype(np.float32)
+    return faces, corners.reshape(-1, 2).astype(np.float32)
+
+
+def open_surface(grid: np.ndarray, size: tuple[float, float] = (1.0, 1.0)) -> Surface:
+    """The surface of a (rows, columns, 3) grid with a border; u and v run to `size`."""
+    rows, columns, _ = grid.shape
+    faces, uv = _cells(rows - 1, columns - 1, columns)
+    return Surface(grid.reshape(-1, 3), faces, uv * np.float32(size))
+
+
+def joined(surfaces: list[Surface]) -> Surface:
+    """Several surfaces as one mesh."""
+    starts = np.cumsum([0] + [len(surface.vertices) for surface in surfaces[:-1]])
+    return Surface(
+        np.concatenate([surface.vertices for surface in surfaces]),
+        np.concatenate([s.faces + start for s, start in zip(surfaces, starts, strict=True)]),
+        np.concatenate([surface.uv for surface in surfaces]),
+    )

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # read at the first EXR
@@ -60,7 +61,7 @@ def subject_points(bird: MusicBird, seconds: np.ndarray) -> np.ndarray:
 
 
 def blender_camera(name: str, camera: Camera) -> bpy.types.Object:
-    """The Blender camera that takes exactly the picture of a square `Camera`.
+    """The Blender camera that takes exactly the picture of a `Camera`.
 
     Blender looks along -z with y up, so two axes change sign; its shift is the distance of the
     principal point from the image's centre in units of the width, and its sensor spans the image.
@@ -87,29 +88,54 @@ def projection_error(scene: bpy.types.Scene, placed, camera: Camera, points: np.
     return float(np.abs(blender - pixels).max())
 
 
+@dataclass(frozen=True)
+class Film:
+    """What kind of pictures a studio takes.
+
+    train_samples, test_samples: of Cycles, per pixel. backdrop: the subject stands alone and the
+    film behind it is transparent; else everything is seen, and the subject is what has pass index
+    1. denoise: by Open Image Denoise, guided by albedo and normals.
+    """
+
+    width: int
+    height: int
+    train_samples: int
+    test_samples: int
+    backdrop: bool = True
+    denoise: bool = False
+
+
 class Studio:
     """Three Blender scenes that share the subject: Cycles keeps the geometry of each while the
     cameras take turns, but fixes the number of samples when it first sees a scene."""
 
-    def __init__(self, size: int, train_samples: int, test_samples: int, scratch: Path):
+    def __init__(self, film: Film, scratch: Path):
+        self.film = film
         self.scratch = scratch
-        self.train = self._scene("train", size, train_samples)
-        self.test = self._scene("test", size, test_samples)
-        self.depth = self._scene("depth", size, 1)
+        self.train = self._scene("train", film.train_samples)
+        self.test = self._scene("test", film.test_samples)
+        self.geometry = self._scene("geometry", 1)
         # One sample through the centre of the pixel: depth is a point sample, never an average.
-        self.depth.cycles.filter_width = 0.01
-        self.depth.view_layers[0].use_pass_z = True
-        self.depth.use_nodes = True
-        tree = self.depth.node_tree
+        self.geometry.cycles.filter_width = 0.01
+        self.geometry.cycles.use_denoising = False
+        self.geometry.view_layers[0].material_override = bpy.data.materials.new("geometry")
+        self.geometry.view_layers[0].use_pass_z = True
+        self.geometry.view_layers[0].use_pass_object_index = True
+        self.geometry.use_nodes = True
+        tree = self.geometry.node_tree
         tree.nodes.clear()
         layers = tree.nodes.new("CompositorNodeRLayers")
-        layers.scene = self.depth
-        tree.links.new(layers.outputs["Depth"], tree.nodes.new("CompositorNodeComposite").inputs[0])
+        layers.scene = self.geometry
+        both = tree.nodes.new("CompositorNodeCombineColor")
+        tree.links.new(layers.outputs["Depth"], both.inputs[0])
+        tree.links.new(layers.outputs["IndexOB"], both.inputs[1])
+        tree.links.new(both.outputs[0], tree.nodes.new("CompositorNodeComposite").inputs[0])
 
-    def _scene(self, name: str, size: int, samples: int) -> bpy.types.Scene:
+    def _scene(self, name: str, samples: int) -> bpy.types.Scene:
         source = bpy.data.scenes[0]
         scene = bpy.data.scenes.new(name)
-        scene.collection.children.link(bpy.data.collections[COLLECTION])
+        for collection in source.collection.children:
+            scene.collection.children.link(collection)
         scene.world = source.world
         scene.render.engine = "CYCLES"
         scene.cycles.samples = samples
@@ -118,21 +144,33 @@ class Studio:
         # Blender's default filter, which reaches into the neighbours.
         scene.cycles.pixel_filter_type = "BOX"
         scene.cycles.filter_width = 1.0
-        scene.cycles.use_denoising = False
+        scene.cycles.use_denoising = self.film.denoise
+        scene.cycles.denoising_prefilter = "NONE"
+        scene.cycles.denoising_quality = "FAST"
         scene.cycles.max_bounces = 1
         scene.cycles.diffuse_bounces = 0
         scene.cycles.glossy_bounces = 1
         scene.cycles.caustics_reflective = False
         scene.cycles.sample_clamp_direct = 3.0
         scene.render.use_persistent_data = True
-        scene.render.film_transparent = True
-        scene.render.resolution_x = scene.render.resolution_y = size
+        scene.render.film_transparent = self.film.backdrop
+        scene.render.resolution_x = self.film.width
+        scene.render.resolution_y = self.film.height
         scene.render.image_settings.file_format = "OPEN_EXR"
         scene.render.image_settings.color_mode = "RGBA"
         scene.render.image_settings.color_depth = "32"
         scene.render.image_settings.exr_codec = "NONE"
         scene.render.filepath = str(self.scratch)
         return scene
+
+    def measure(self, camera: bpy.types.Object) -> tuple[np.ndarray, np.ndarray]:
+        """Camera-space z and pass index (H, W) at the centres of the pixels."""
+        pixels = self.shoot(self.geometry, camera)
+        return pixels[..., 0], pixels[..., 1]
+
+    def subject(self, rgba: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Where a picture shows the subject, (H, W) bool."""
+        return rgba[..., 3] > 0.5 if self.film.backdrop else index == 1
 
     def shoot(self, scene: bpy.types.Scene, camera: bpy.types.Object, seed: int = 0) -> np.ndarray:
         """(H, W, 4) float32, scene-linear premultiplied RGBA, row 0 = top."""

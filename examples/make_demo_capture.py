@@ -1,14 +1,16 @@
-"""Render Peel4D's demo capture: a music-box bird filmed by 24 synchronized cameras.
+"""Render a demo capture: a music-box bird on a dome of 24 cameras, or in a room before 20 of them.
 
-    python examples/make_demo_capture.py OUT [--quick] [--frames N] [--size PX] [--views NAME ...]
+    python examples/make_demo_capture.py OUT [--scene dome|room] [--quick] [--frames N] [--size PX]
+                                             [--views NAME ...]
 
 Needs bpy (pip install bpy==4.5.*) and OpenCV. OUT becomes an EasyVolcap folder: intri.yml,
 extri.yml, images/, masks/ and depth/<view>/<frame>.png, peel4d.json (held-out views, frame rate)
 and demo.json (how it was made; coverage, camera spacing, noise floor).
 
-    images  8-bit sRGB, Blender's Standard view transform, over a grey backdrop
-    masks   255 where the subject covers more than half of the pixel
-    depth   16 bit, camera-space z at the pixel's centre in millimetres, 0 = nothing or unknown
+    images  8-bit sRGB, Blender's Standard view transform; dome: over a grey backdrop
+    masks   255 where the bird covers more than half of the pixel; room: where the centre shows it
+    depth   16 bit, camera-space z at the pixel's centre in millimetres, 0 = nothing or unknown;
+            dome: of the bird alone
 
 The folder appears under its name when it is complete. Run again, the script finds it and stops; a
 run that was interrupted goes on with the first unfinished frame.
@@ -35,8 +37,10 @@ from peel4d.engine.render.camera import Camera
 try:
     import bpy
     import cv2
+    from demo_stages import STAGES, Stage
     from demo_studio import (
         NO_HIT,
+        Film,
         Studio,
         blender_camera,
         over_backdrop,
@@ -46,29 +50,40 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"make_demo_capture: {missing}. pip install 'bpy==4.5.*' opencv-python-headless")
 
-from demo_rig import RigView, fitted_camera, quick_rig, rig, spacing
-from demo_scene import build_scene, pose
+from demo_rig import RigView, spacing
+from demo_scene import pose
 
 FPS = 24
 DEPTH_STEP = 1e-3
-MINIMUM_COVERAGE = 0.15
 MINIMUM_TEST_FLOOR_DB = 40.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the pixels depend on. samples: Cycles samples per pixel; a test image is the mean of
-    two renders of `test_samples` each with different seeds, which also measures its noise."""
+    """What the pixels depend on. size: width of a picture. samples: Cycles samples per pixel; a
+    test image is the mean of two renders of `test_samples` each with different seeds, which also
+    measures its noise."""
 
-    size: int = 384
-    frames: int = 12
-    quick: bool = False
-    views: tuple[str, ...] = ()
-    train_samples: int = 10
-    test_samples: int = 26
+    scene: str
+    size: int
+    frames: int
+    quick: bool
+    views: tuple[str, ...]
+    train_samples: int
+    test_samples: int
+
+    @property
+    def stage(self) -> Stage:
+        return STAGES[self.scene]
+
+    def film(self) -> Film:
+        stage = self.stage
+        height = round(self.size / stage.aspect)
+        samples = self.train_samples, self.test_samples
+        return Film(self.size, height, *samples, stage.backdrop, stage.denoise)
 
     def rig(self) -> list[RigView]:
-        everything = quick_rig() if self.quick else rig()
+        everything = self.stage.quick_rig() if self.quick else self.stage.rig()
         unknown = set(self.views) - {view.name for view in everything}
         if unknown:
             raise PeelError(
@@ -81,15 +96,17 @@ class Settings:
         """Changes whenever the capture would: parameters, these scripts, the version of bpy."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
         digest.update(bpy.app.version_string.encode())
-        for script in sorted(Path(__file__).parent.glob("*demo_*.py")):
-            digest.update(script.read_bytes())
+        for pattern in ("*demo_*.py", "room_*.py"):
+            for script in sorted(Path(__file__).parent.glob(pattern)):
+                digest.update(script.read_bytes())
         return digest.hexdigest()[:16]
 
 
-def mean_squared(difference: np.ndarray, mask: np.ndarray) -> float:
-    """Mean square inside the mask dilated by 3 px, the region of all of Peel4D's scores."""
-    region = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-    return float(np.square(difference[region]).mean())
+def scored_region(subject: np.ndarray, whole: bool) -> np.ndarray:
+    """The mask dilated by 3 px, the region of Peel4D's scores in masks; or the whole picture."""
+    if whole:
+        return np.ones_like(subject)
+    return cv2.dilate(subject.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
 
 
 def decibel(mean_square: float) -> float:
@@ -102,19 +119,40 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
         raise OutputError("cannot write", where=path, hint="Is the disk full?")
 
 
-def write_image(folder: Path, view: str, frame: int, rgba: np.ndarray, z: np.ndarray) -> dict:
-    """Write image, mask and depth of one exposure; return what demo.json says about it."""
-    file = Path(view) / f"{frame:06d}.png"
-    mask = rgba[..., 3] > 0.5
-    border = np.concatenate([rgba[0], rgba[-1], rgba[:, 0], rgba[:, -1]])[:, 3]
-    if border.any():
-        raise PeelError("the subject is cut by the image border", where=file)
-    millimetres = np.where(mask & (z < NO_HIT), np.rint(z / DEPTH_STEP), 0).clip(0, 65535)
-    rgb = np.rint(over_backdrop(rgba) * 255).astype(np.uint8)
-    write_png(folder / "images" / file, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+def write_shot(folder: Path, file: Path, rgb: np.ndarray, mask: np.ndarray, z: np.ndarray) -> None:
+    """Write image, mask and depth of one exposure. z: 0 where it is unknown."""
+    millimetres = np.rint(z / DEPTH_STEP).clip(0, 65535)
+    picture = np.rint(rgb * 255).astype(np.uint8)
+    write_png(folder / "images" / file, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     write_png(folder / "masks" / file, mask.astype(np.uint8) * 255)
     write_png(folder / "depth" / file, millimetres.astype(np.uint16))
-    return {"view": view, "frame": frame, "coverage": float(mask.mean())}
+
+
+def border(picture: np.ndarray) -> np.ndarray:
+    """The outermost pixels of (H, W, ...)."""
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+
+
+def take(
+    studio: Studio, view: RigView, camera: bpy.types.Object, seed: int, measured: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float | None]:
+    """One exposure: (rgb, mask, z, mean square of the noise in rgb, if it is measured)."""
+    scene = studio.train if view.train else studio.test
+    rgba = studio.shoot(scene, camera, seed)
+    z, index = studio.measure(camera)
+    noise = None
+    if measured:
+        second = studio.shoot(scene, camera, seed + 1)
+        region = scored_region(studio.subject(rgba, index), not studio.film.backdrop)
+        difference = over_backdrop(rgba) - over_backdrop(second)
+        noise = float(np.square(difference[region]).mean()) / 2
+        if not view.train:
+            rgba, noise = (rgba + second) / 2, noise / 2
+    mask = studio.subject(rgba, index)
+    if studio.film.backdrop and border(rgba[..., 3]).any():
+        raise PeelError("the subject is cut by the image border", where=view.name)
+    known = (z < NO_HIT) & (mask | (not studio.film.backdrop))
+    return over_backdrop(rgba), mask, np.where(known, z, 0), noise
 
 
 def film_frame(
@@ -125,26 +163,20 @@ def film_frame(
     folder: Path,
     progress: Callable[[int, str], None],
 ) -> list[dict]:
-    """Take one moment with every camera. The subject is posed already."""
+    """Take one moment with every camera, and say what demo.json is to say of each picture.
+
+    The subject is posed already.
+    """
     records = []
-    for scene, train in ((studio.train, True), (studio.test, False)):
-        for index, view in enumerate(views):
-            if view.train is not train:
-                continue
-            progress(frame, view.name)
-            seed = (frame * len(views) + index) * 2
-            rgba = studio.shoot(scene, placed[view.name], seed)
-            # Two renders of a test image; of training images a few suffice to know their noise.
-            noise = None
-            if not train or (frame == 0 and index % 5 == 0):
-                second = studio.shoot(scene, placed[view.name], seed + 1)
-                difference = over_backdrop(rgba) - over_backdrop(second)
-                noise = mean_squared(difference, rgba[..., 3] > 0.5) / 2
-                if not train:
-                    rgba, noise = (rgba + second) / 2, noise / 2
-            z = studio.shoot(studio.depth, placed[view.name])[..., 0]
-            record = write_image(folder, view.name, frame, rgba, z)
-            records.append(record | {"train": train, "noise": noise})
+    for index, view in sorted(enumerate(views), key=lambda item: not item[1].train):
+        progress(frame, view.name)
+        # Two renders of a test image; of training images a few suffice to know their noise.
+        measured = not view.train or (frame == 0 and index % 5 == 0)
+        seed = (frame * len(views) + index) * 2
+        rgb, mask, z, noise = take(studio, view, placed[view.name], seed, measured)
+        write_shot(folder, Path(view.name) / f"{frame:06d}.png", rgb, mask, z)
+        record = {"view": view.name, "frame": frame, "train": view.train, "noise": noise}
+        records.append(record | {"coverage": float(mask.mean())})
     return records
 
 
@@ -182,11 +214,13 @@ def summary(settings: Settings, views: list[RigView], records: list[dict]) -> di
                 "min": round(min(map(decibel, noise)), 2),
                 "mean": round(float(np.mean([decibel(n) for n in noise])), 2),
             }
+    stage = settings.stage
+    region = "in the mask dilated by 3 px" if stage.backdrop else "in the whole picture"
     document = {
         "coverage": {"min": round(coverage.min(), 4), "mean": round(coverage.mean(), 4)},
         "noise_floor_db": floor,
         "noise_floor_is": "PSNR of an image against its own noiseless version, estimated from two "
-        "renders A, B with different seeds in the mask dilated by 3 px, 8-bit sRGB scale: "
+        f"renders A, B with different seeds {region}, 8-bit sRGB scale: "
         "-10 log10(mean((A - B)^2) / 2) for a training image (A alone), / 4 for a test image "
         "(the mean of A and B); mean over images of the dB",
     }
@@ -196,7 +230,7 @@ def summary(settings: Settings, views: list[RigView], records: list[dict]) -> di
             "nearest_train_to_train": [round(angles.train.min(), 2), round(angles.train.max(), 2)],
             "nearest_train_to_test": [round(a, 2) for a in angles.test],
         }
-    if coverage.min() < MINIMUM_COVERAGE:
+    if coverage.min() < stage.minimum_coverage:
         raise PeelError(f"the subject covers {coverage.min():.1%} of an image only")
     if not settings.quick and "test" in floor and floor["test"]["min"] < MINIMUM_TEST_FLOOR_DB:
         raise PeelError(f"test images are too noisy: floor {floor['test']['min']} dB")
@@ -208,12 +242,16 @@ def film(settings: Settings, folder: Path) -> dict:
     views = settings.rig()
     if not settings.views and not spacing(views).held_out_far_enough:
         raise PeelError("a test camera stands too near to a training camera")
-    bird = build_scene()
+    bird = settings.stage.build(settings.quick)
     seconds = np.arange(settings.frames) / FPS
     points = subject_points(bird, seconds)
-    cameras = {view.name: fitted_camera(view, points, settings.size) for view in views}
+    exposed = settings.film()
+    cameras = {
+        view.name: settings.stage.camera(view, points, exposed.width, exposed.height)
+        for view in views
+    }
     scratch = folder / "render.exr"
-    studio = Studio(settings.size, settings.train_samples, settings.test_samples, scratch)
+    studio = Studio(exposed, scratch)
     placed = {name: blender_camera(name, camera) for name, camera in cameras.items()}
     bpy.context.view_layer.update()
     for name, camera in cameras.items():
@@ -298,18 +336,27 @@ def make(out: Path, settings: Settings) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of the capture")
+    parser.add_argument("--scene", choices=STAGES, default="dome", help="(default: dome)")
     parser.add_argument("--quick", action="store_true", help="6 views, 2 frames, 96 px, noisy")
     parser.add_argument("--frames", type=int, help="number of frames (default 12)")
-    parser.add_argument("--size", type=int, help="width and height in pixels (default 384)")
+    parser.add_argument("--size", type=int, help="width in pixels (default: dome 384, room 480)")
     parser.add_argument("--views", nargs="+", default=[], help="only these views, such as 00 07 20")
     options = parser.parse_args()
-    quick = dict(size=96, frames=2, quick=True, train_samples=4, test_samples=4)
-    chosen = {"size": options.size, "frames": options.frames}
-    values = (quick if options.quick else {}) | {k: v for k, v in chosen.items() if v is not None}
+    stage = STAGES[options.scene]
+    values = {"size": 96, "frames": 2} if options.quick else {"size": stage.width, "frames": 12}
+    samples = (4, 4) if options.quick else stage.samples
+    values |= {k: v for k in values if (v := getattr(options, k)) is not None}
     try:
-        if values.get("frames", 1) < 1 or values.get("size", 32) < 32:
+        if values["frames"] < 1 or values["size"] < 32:
             raise PeelError("--frames must be at least 1 and --size at least 32")
-        settings = Settings(views=tuple(options.views), **values)
+        settings = Settings(
+            options.scene,
+            **values,
+            quick=options.quick,
+            views=tuple(options.views),
+            train_samples=samples[0],
+            test_samples=samples[1],
+        )
         rendered = make(options.out, settings)
     except PeelError as error:
         print(f"make_demo_capture: {error}", file=sys.stderr)
