@@ -16,6 +16,7 @@ from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.capture.images import ImageReader
 from peel4d.engine.errors import OutputError, ReconstructionError
 from peel4d.engine.segment import masks as masks_module
+from peel4d.engine.segment.appearance import claim_unknown
 from peel4d.engine.segment.background import light_change, model_background, read_samples
 from peel4d.engine.segment.chroma import even_backdrop, find_key
 from peel4d.engine.segment.cleanup import (
@@ -319,6 +320,18 @@ def test_a_view_that_contradicts_the_others_is_unknown_not_wrong():
     assert result.agreement[4] < min(a for i, a in enumerate(result.agreement) if i != 4)
     nothing = [np.full(mask.shape, UNKNOWN, np.uint8) for mask in graded]
     assert all((mask == UNKNOWN).all() for mask in agree(cameras, nothing).masks)
+
+
+def test_unknown_parts_that_look_like_the_subject_are_claimed():
+    picture, true = composite(0.5, np.full((HEIGHT, WIDTH, 3), 200.0))
+    mask = np.where(true, SUBJECT, BACKGROUND).astype(np.uint8)
+    mask[41:70, 60:100] = UNKNOWN  # most of the body and some of the wall
+    mask[41:70, 68:74][true[41:70, 68:74]] = SUBJECT  # some stripes are certain
+    claimed = claim_unknown(mask, noisy(picture, 0))
+    assert scores([claimed], [true])[0] > 0.95
+    assert (claimed[41:70, 95:100] == UNKNOWN).all()  # the rest stays in doubt
+    nothing = np.full_like(mask, UNKNOWN)
+    assert (claim_unknown(nothing, noisy(picture, 0)) == UNKNOWN).all()
 
 
 def test_a_moving_camera_without_a_screen_is_an_error(tmp_path):

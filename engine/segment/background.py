@@ -121,16 +121,17 @@ def _shape(capture: Capture, view: int) -> tuple[int, int]:
 def model_background(samples: Samples) -> Background:
     """The background of at least three samples of a static view.
 
-    The samples are brought to one light first: a gain per channel that changes smoothly across the
-    image (`light_change`), against the median of the clip.
+    The samples are brought to one light first, in place, because they are large: by a gain per
+    channel that changes smoothly across the image (`light_change`), against the clip's median.
     """
-    reference = _median(samples.images)
-    images = samples.images.copy()
+    import cv2
+
+    images = samples.images
+    reference = _median(images[:: -(-len(images) // 9)])  # good enough for the light
     for image in images:
         gain = light_change(image, reference)
         if gain is not None:
-            image[:] = np.clip(np.rint(image * gain), 0, 255).astype(np.uint8)
-    samples = Samples(samples.frames, images)
+            cv2.multiply(image, gain, dst=image, dtype=cv2.CV_8U)
     noise = image_noise(images)
     radius = max(_SAME * noise, 3.0)
     color, share, rival = _densest(images, radius)
@@ -150,6 +151,8 @@ def light_change(image: np.ndarray, background: np.ndarray) -> np.ndarray | None
     that leave the subject out (iteratively reweighted least squares, Cauchy). None where the light
     is the same, and where too little of the background is seen to tell.
     """
+    import cv2
+
     height, width = image.shape[:2]
     step = max(1, round(np.sqrt(height * width / 6000)))
     rows, columns = np.mgrid[step // 2 : height : step, step // 2 : width : step]
@@ -177,12 +180,15 @@ def light_change(image: np.ndarray, background: np.ndarray) -> np.ndarray | None
         distance = np.abs(ratio - basis @ gain).max(axis=1)
     if (distance < 0.05).mean() < 0.3 or np.abs(basis @ gain).max() < _STEADY:
         return None
-    y = ((np.arange(height) + 0.5) / height - 0.5)[:, None, None] * 2
-    x = ((np.arange(width) + 0.5) / width - 0.5)[None, :, None] * 2
+    # Smooth as it is, the field needs few values; the rest is interpolated.
+    rows, columns = (max(2, round(side / 16)) for side in (height, width))
+    y = (((np.arange(rows) + 0.5) / rows - 0.5) * 2)[:, None, None]
+    x = (((np.arange(columns) + 0.5) / columns - 0.5) * 2)[None, :, None]
     field = (
         gain[0] + gain[1] * x + gain[2] * y + gain[3] * x * x + gain[4] * x * y + gain[5] * y * y
     )
-    return np.exp(np.clip(field, -1, 1)).astype(np.float32)
+    coarse = np.exp(np.clip(field, -1, 1)).astype(np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _median(images: np.ndarray) -> np.ndarray:
@@ -206,9 +212,10 @@ def image_noise(images: np.ndarray) -> float:
     import cv2
 
     # E|a - b| of two normal variables is 2 sigma / sqrt(pi).
+    step = max(1, round(max(images.shape[1:3]) / 640))
     between = [
-        cv2.absdiff(a[::2, ::2], b[::2, ::2]).mean(axis=2, dtype=np.float32)
-        for a, b in itertools.pairwise(images)
+        cv2.absdiff(a, b).mean(axis=2, dtype=np.float32)
+        for a, b in itertools.pairwise(images[:, ::step, ::step])
     ]
     in_time = np.inf
     if between:
@@ -217,7 +224,7 @@ def image_noise(images: np.ndarray) -> float:
     # The median of |x| of a normal variable is 0.6745 sigma (Donoho, Johnstone, 1994).
     checks = np.array([[0.5, -0.5], [-0.5, 0.5]], np.float32)
     some = images[np.linspace(0, len(images) - 1, min(len(images), 4)).round().astype(int)]
-    detail = [np.abs(cv2.filter2D(image, cv2.CV_32F, checks)) for image in some]
+    detail = [np.median(np.abs(cv2.filter2D(image, cv2.CV_32F, checks))) for image in some]
     in_space = float(np.median(detail)) / 0.6745
     return max(NOISE_FLOOR, min(in_time, in_space))
 
@@ -253,6 +260,11 @@ def largest(difference: np.ndarray) -> np.ndarray:
     return np.maximum(np.maximum(difference[..., 0], difference[..., 1]), difference[..., 2])
 
 
+def channel_sum(values: np.ndarray) -> np.ndarray:
+    """The sum over the channels of (H, W, 3), for the same reason."""
+    return values[..., 0] + values[..., 1] + values[..., 2]
+
+
 def _refine(images: np.ndarray, color: np.ndarray, radius: float) -> tuple[np.ndarray, ...]:
     """Mean (H, W, 3) and standard deviation (H, W) of the samples within radius of a colour, and
     how far the first and the second half of these samples are apart (H, W), all levels."""
@@ -265,13 +277,13 @@ def _refine(images: np.ndarray, color: np.ndarray, radius: float) -> tuple[np.nd
         near = (largest(np.abs(change)) <= radius).astype(np.float32)
         change *= near[..., None]
         total += change
-        square += np.square(change).sum(axis=2)
+        square += channel_sum(np.square(change))
         half = int(2 * index >= len(images))
-        halves[half] += change.mean(axis=2)
+        halves[half] += channel_sum(change) / 3
         counts[half] += near
     count = np.maximum(counts.sum(axis=0), 1)
     offset = total / count[..., None]
-    variance = np.maximum(square / count - np.square(offset).sum(axis=2), 0) / 3
+    variance = np.maximum(square / count - channel_sum(np.square(offset)), 0) / 3
     # A deviation from few samples is too small on average, and 0 from one.
     variance *= count / np.maximum(count - 1, 1)
     both = counts.min(axis=0) >= 2

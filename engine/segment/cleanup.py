@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .background import channel_sum
+
 BACKGROUND, UNKNOWN, SUBJECT = 0, 128, 255
 #: Between them while the views have not been compared: what was decided in doubt.
 PERHAPS_BACKGROUND, PERHAPS_SUBJECT = 64, 192
@@ -94,12 +96,12 @@ def trim_rim(subject: np.ndarray, image: np.ndarray, background: np.ndarray) -> 
     box = (2 * reach + 1, 2 * reach + 1)
     base = background.astype(np.float32)
     residual = cv2.GaussianBlur(image.astype(np.float32), (3, 3), 0.5) - base
-    weight = np.square(residual).sum(axis=2) * subject
+    weight = channel_sum(np.square(residual)) * subject
     around = cv2.blur(residual * weight[..., None], box) / (cv2.blur(weight, box) + 1e-3)[..., None]
-    strength = np.square(around).sum(axis=2) + 1e-3
-    coverage = (residual * around).sum(axis=2) / strength
+    strength = channel_sum(np.square(around)) + 1e-3
+    coverage = channel_sum(residual * around) / strength
     # A pixel with a colour of its own is no mixture.
-    own = np.square(residual - coverage[..., None] * around).sum(axis=2) > _OWN**2 * strength
+    own = channel_sum(np.square(residual - coverage[..., None] * around)) > _OWN**2 * strength
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * reach + 1, 2 * reach + 1))
     inside = cv2.erode(subject.astype(np.uint8), kernel, borderValue=1) > 0
     return subject & (inside | own | (coverage > 0.5))

@@ -38,7 +38,7 @@ _NEAR = 0.3
 _TRUST = 0.6
 #: A mask that agrees less with the strict hull has parts of the subject in its background. (Exact
 #: masks of 12 cameras agree to 0.8, because a hull is more than its subject.)
-_CONTRADICTED = 0.65
+CONTRADICTED = 0.65
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class Agreement:
     """The masks of one frame after the comparison.
 
     masks: per view (H, W) uint8, BACKGROUND, UNKNOWN or SUBJECT; None where there was none.
-    agreement: per view the intersection over union of its mask and the picture of the strict hull,
-    None where it is not known.
+    agreement: per view the intersection over union of its SUBJECT and the picture of the strict
+    hull, None where it is not known.
     """
 
     masks: list[np.ndarray | None]
@@ -87,9 +87,9 @@ def agree(
         base = HullSettings(min_views=0.25, min_view_count=MIN_VIEWS, dilation=1 / _SIDE)
         strict = carve(voters, grid, replace(base, mask_ratio=_STRICT)).cells
         certain = {i: _picture(small[i][0], grid, strict) for i in votes}
-        agreement = {i: _overlap(small[i][1], certain[i]) for i in votes}
+        agreement = {i: _overlap(small[i][2], certain[i]) for i in votes}
         # Good masks support each other firmly; masks with gaps need the generous hull.
-        consistent = float(np.median(list(agreement.values()))) >= _CONTRADICTED
+        consistent = float(np.median(list(agreement.values()))) >= CONTRADICTED
         ratio = _FIRM if consistent else _GENEROUS
         carved = carve(voters, grid, replace(base, mask_ratio=ratio))
     except ReconstructionError:
@@ -113,7 +113,7 @@ def agree(
             graded[index],
             (possible[index], likely, certain[index]),
             trusted,
-            contradicted=agreement.get(index, 0.0) < _CONTRADICTED,
+            contradicted=agreement.get(index, 0.0) < CONTRADICTED,
         )
     return Agreement(masks, [agreement.get(i) for i in range(len(plain))])
 
@@ -152,15 +152,17 @@ def _apply(mask, graded, pictures, trusted, contradicted):
     return result
 
 
-def _shrink(camera: Camera, mask: np.ndarray) -> tuple[Camera, np.ndarray]:
-    """Camera and mask (bool, true where it may be the subject) at the working size."""
+def _shrink(camera: Camera, mask: np.ndarray) -> tuple[Camera, np.ndarray, np.ndarray]:
+    """Camera and mask (bool) at the working size: where the subject may be, and where it is."""
     import cv2
 
     longer = max(mask.shape)
     height, width = (max(1, round(side * min(1.0, _SIDE / longer))) for side in mask.shape)
-    covered = (mask != BACKGROUND).astype(np.float32)
-    small = cv2.resize(covered, (width, height), interpolation=cv2.INTER_AREA) >= 0.5
-    return camera.scaled(width, height), small
+    smaller = [
+        cv2.resize(which.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
+        for which in (mask != BACKGROUND, mask == SUBJECT)
+    ]
+    return camera.scaled(width, height), *smaller
 
 
 def _picture(camera: Camera, grid: Grid, cells: np.ndarray) -> np.ndarray:

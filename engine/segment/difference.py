@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .background import channel_sum
+
 #: Distance from the background in standard deviations: below the first a pixel is background,
 #: above the second the subject. Residuals are smoothed first, so noise alone stays below 2.
 LOW, HIGH = 3.0, 8.0
@@ -37,9 +39,9 @@ def foreground_likelihood(
     residual = cv2.GaussianBlur(image.astype(np.float32) - background, (3, 3), 0)
     base = background + _DARK
     here = base + residual
-    energy = np.square(base).sum(axis=2)
-    gain = (here * base).sum(axis=2) / energy
-    chroma = np.sqrt(np.square(here - gain[..., None] * base).sum(axis=2) / 2) / noise
+    energy = channel_sum(np.square(base))
+    gain = channel_sum(here * base) / energy
+    chroma = np.sqrt(channel_sum(np.square(here - gain[..., None] * base)) / 2) / noise
     bright = np.abs(gain - 1) * np.sqrt(energy / 3) / noise
     distance = np.hypot(chroma, bright)
 

@@ -16,6 +16,7 @@ from ..capture.capture import Capture, ImageFile
 from ..capture.images import ImageReader, UnreadableImage, bends
 from ..errors import ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
+from .appearance import claim_unknown
 from .background import (
     RIVAL,
     Background,
@@ -27,7 +28,7 @@ from .background import (
 )
 from .chroma import Key, even_backdrop, find_key, key_likelihood, screen_color
 from .cleanup import UNKNOWN, grade
-from .consistency import agree
+from .consistency import CONTRADICTED, agree
 from .difference import foreground_likelihood
 
 logger = logging.getLogger(__name__)
@@ -118,8 +119,9 @@ def estimate_masks(
     Writes `folder/<view>/<frame label:06d>.png`, (H, W) uint8 of the stored, still distorted image:
     255 subject, 0 background, 128 unknown; and `folder/masks.json` with a `MaskReport` per view.
     Files that are there already stay as they are, so a run that was interrupted goes on. The
-    views are then compared (`consistency.agree`). A view of which nothing is known gets masks of
-    128 only and none in the returned capture. Images that are missing or unreadable get no mask.
+    views are then compared (`consistency.agree`). The masks of a view that cannot be told from its
+    background are 128 where the others allow the subject, and not in the returned capture. Images
+    that are missing or unreadable get no mask.
     Memory: the samples of one view (400 MB at most), then the masks of one frame.
     Raises ReconstructionError where no view can be separated from its background, with the reason
     per view, or where the folder holds masks of another method.
@@ -154,7 +156,7 @@ def estimate_masks(
             hint="Add masks to the capture, or use a longer take in which the subject moves away",
         )
     for frame in frames:
-        _finish_frame(capture, folder, views, frame, state)
+        _finish_frame(capture, reader, folder, views, frame, state)
         done += 1
         progress(Progress("masks", done, total))
     # Only now: an interrupted run compares all views of its last frame again.
@@ -382,7 +384,7 @@ def _grade_image(capture, reader, folder, view, frame, separation: _Separation) 
     _write_png(_file(folder / _GRADED, capture, frame, view), graded)
 
 
-def _finish_frame(capture, folder, views, frame, state: _State) -> None:
+def _finish_frame(capture, reader, folder, views, frame, state: _State) -> None:
     """Compare the graded masks of one frame and write the final ones that are missing."""
     import cv2
 
@@ -408,6 +410,14 @@ def _finish_frame(capture, folder, views, frame, state: _State) -> None:
         graded.append(mask)
     cameras = [capture.camera(frame, view) for view in present]
     compared = agree(cameras, graded, capture.bounds)
+    weak = [a is not None and a < CONTRADICTED for a in compared.agreement]
+    if any(weak):
+        # What its colours claim back in one view is evidence in all of them.
+        claimed = [
+            claim_unknown(mask, reader.image(frame, view)) if again else mask
+            for view, mask, again in zip(present, compared.masks, weak, strict=True)
+        ]
+        compared = agree(cameras, claimed, capture.bounds)
     for view, mask, agreement in zip(present, compared.masks, compared.agreement, strict=True):
         if view not in missing or mask is None:
             continue
