@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from peel4d.engine.model.image_blending import (
     ImageBlending,
     Samples,
     nearest_sources,
+    pixel_positions,
     sample_sources,
     source_image,
 )
@@ -194,6 +197,19 @@ def test_gradients_are_those_of_finite_differences():
         numeric = (colour(x + moved) - colour(x - moved)) / (2 * step)
     # Bilinear interpolation has kinks, which a step of 0.04 px crosses for few points.
     assert float(analytic[:, 2].sum()) == pytest.approx(float(numeric), rel=0.05)
+
+
+@pytest.mark.parametrize("orthographic", [False, True])
+def test_pixels_go_back_to_where_they_came_from(orthographic):
+    camera = replace(ring(4)[1], orthographic=orthographic)
+    row, column = torch.tensor([0, 10, 63]), torch.tensor([5, 32, 60])
+    z = torch.tensor([2.0, 3.0, 2.5], requires_grad=True)
+    position = pixel_positions(z, row, column, camera)
+    uv, depth = camera.project(position.detach().numpy())
+    np.testing.assert_allclose(depth, z.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(uv, np.stack([column + 0.5, row + 0.5], axis=1), atol=1e-3)
+    position.sum().backward()
+    assert torch.isfinite(z.grad).all() and z.grad.abs().min() > 0
 
 
 def test_it_learns_which_source_to_believe():

@@ -204,6 +204,21 @@ def sample_sources(
     return Samples(*(torch.stack(parts, dim=1) for parts in (colors, details, measures, visible)))
 
 
+def pixel_positions(
+    z: torch.Tensor, row: torch.Tensor, column: torch.Tensor, camera: Camera
+) -> torch.Tensor:
+    """World points (M, 3) at camera-space depth z (M,) behind the centres of pixels (M,), (M,).
+
+    Differentiable in z: with the depth of the peel in training, the sources' colours move the
+    points to where the views agree.
+    """
+    K = camera.K
+    y = (row + 0.5 - float(K[1, 2])) / float(K[1, 1])
+    x = (column + 0.5 - float(K[0, 2]) - float(K[0, 1]) * y) / float(K[0, 0])
+    seen = torch.stack([x, y, z] if camera.orthographic else [x * z, y * z, z], dim=1)
+    return (seen - _tensor(camera.t, z)) @ _tensor(camera.R, z)
+
+
 class ImageBlending(torch.nn.Module):
     """The blending weights: one small network for the sources, one for the explicit colour.
 

@@ -39,10 +39,11 @@ def covering_views(
     """At most `count` views that leave no direction of the rig, and no point, far from all of them.
 
     centre: (3,) middle of the subject, world units. seen: (V, N) bool, which camera sees which
-    point. Returns ascending indices. The cost of a choice is the root mean square of the angles from
-    the cameras of the rig to the nearest chosen one, in radians, plus the share of the points that any camera sees and
-    no chosen one does. Views are added one by one, each the best, then exchanged while that helps
-    (greedy k-medoids). The same input gives the same choice. Raises ReconstructionError.
+    point. Returns ascending indices. The cost of a choice is the root mean square of the angles
+    from the cameras of the rig to the nearest chosen one, in radians, plus the share of the points
+    that any camera sees and no chosen one does. Views are added one by one, each the best, then
+    exchanged while that helps (greedy k-medoids). The same input gives the same choice. Raises
+    ReconstructionError.
     """
     if count < 1 or not len(cameras):
         raise ReconstructionError(f"cannot choose {count} of {len(cameras)} source views")
