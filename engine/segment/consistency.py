@@ -58,12 +58,16 @@ def agree(
     cameras: Sequence[Camera],
     graded: Sequence[np.ndarray | None],
     bounds: np.ndarray | None = None,
+    *,
+    doubt: bool = True,
 ) -> Agreement:
     """Compare the graded masks (see `cleanup.grade`) of one frame's cameras.
 
     graded: (H, W) uint8 per camera or None. bounds: (2, 3) box of the subject, where it is known.
     Unknown pixels vote for the subject, because an unknown pixel must not carve. With fewer than
     MIN_VIEWS masks, or cameras that do not converge, masks stay as they are.
+    doubt: background of a mask that the others contradict becomes unknown where the hull allows
+    the subject.
     """
     plain = [None if mask is None else decide(mask) for mask in graded]
     nothing = Agreement(plain, [None] * len(plain))
@@ -113,7 +117,7 @@ def agree(
             graded[index],
             (possible[index], likely, certain[index]),
             trusted,
-            contradicted=agreement.get(index, 0.0) < CONTRADICTED,
+            contradicted=doubt and agreement.get(index, 0.0) < CONTRADICTED,
         )
     return Agreement(masks, [agreement.get(i) for i in range(len(plain))])
 

@@ -417,7 +417,7 @@ def _finish_frame(capture, reader, folder, views, frame, state: _State) -> None:
             claim_unknown(mask, reader.image(frame, view)) if again else mask
             for view, mask, again in zip(present, compared.masks, weak, strict=True)
         ]
-        compared = agree(cameras, claimed, capture.bounds)
+        compared = agree(cameras, claimed, capture.bounds, doubt=False)
     for view, mask, agreement in zip(present, compared.masks, compared.agreement, strict=True):
         if view not in missing or mask is None:
             continue
