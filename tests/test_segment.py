@@ -29,7 +29,8 @@ from peel4d.engine.segment.cleanup import (
 )
 from peel4d.engine.segment.consistency import agree
 from peel4d.engine.segment.difference import foreground_likelihood
-from peel4d.engine.segment.masks import estimate_masks, mask_reports
+from peel4d.engine.segment.masks import estimate_masks
+from peel4d.engine.segment.report import mask_reports
 
 WIDTH, HEIGHT, NOISE = 160, 120, 3.0
 

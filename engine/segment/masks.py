@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import write_bytes, write_text
+from ..atomic import write_bytes
 from ..capture.capture import Capture, ImageFile
 from ..capture.images import ImageReader, UnreadableImage, bends
 from ..errors import ReconstructionError
@@ -30,20 +29,13 @@ from .chroma import Key, even_backdrop, find_key, key_likelihood, screen_color
 from .cleanup import UNKNOWN, grade
 from .consistency import CONTRADICTED, agree
 from .difference import foreground_likelihood
+from .report import State
 
 logger = logging.getLogger(__name__)
 
 METHODS = ("auto", "plate", "chroma")
-SCHEMA, VERSION = "peel4d-masks", 1
-_STATE, _GRADED = "masks.json", ".graded"
-#: Confidence before doubts, by method: a key knows its background, a plate infers it.
-_BASE = {
-    "green screen": 0.95,
-    "blue screen": 0.95,
-    "even backdrop": 0.9,
-    "plate": 0.85,
-    "none": 0.0,
-}
+_GRADED = ".graded"
+
 #: A plate needs as many images: the background must be seen more than once.
 MIN_SAMPLES = 5
 #: A subject that moves changes at least this share of the image (4 px in ten thousand).
@@ -59,31 +51,6 @@ MIN_SEEN = 2.5
 #: Scenery beside a screen changes by less than so many levels over the clip.
 _STILL = 24
 _PATCH = np.ones((3, 3), np.uint8)
-#: Below this agreement with the other views' masks a mask is not trustworthy.
-TRUSTED_AGREEMENT = 0.5
-
-
-@dataclass(frozen=True)
-class MaskReport:
-    """How one view's masks were made and how far to trust them.
-
-    view: its name. method: "plate", "green screen", "blue screen", "even backdrop" or "none".
-    unknown: share of its pixels marked unknown (128), over all frames. agreement: mean
-    intersection over union with the hull of the other views' masks, None where that is not known.
-    confidence: 0 (nothing is known) to 1. reason: a sentence for people.
-    """
-
-    view: str
-    method: str
-    unknown: float
-    agreement: float | None
-    confidence: float
-    reason: str
-
-    @property
-    def trustworthy(self) -> bool:
-        """Whether a loss on the mask does more good than harm."""
-        return self.confidence >= 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +98,7 @@ def estimate_masks(
             f"'{method}' is no way to make masks", hint=f"Choose one of {', '.join(METHODS)}"
         )
     folder = Path(folder)
-    state = _State.begin(folder, method)
+    state = State.begin(folder, method)
     total, done = (len(views) + 1) * len(frames), 0
     for view in views:
         todo = _missing(capture, folder, view, frames)
@@ -162,72 +129,6 @@ def estimate_masks(
     # Only now: an interrupted run compares all views of its last frame again.
     shutil.rmtree(folder / _GRADED, ignore_errors=True)
     return _with_masks(capture, folder, views, frames, state)
-
-
-def mask_reports(folder: Path) -> dict[str, MaskReport]:
-    """The reports that `estimate_masks` left in a folder, by the view's name.
-
-    Raises ReconstructionError where there are none.
-    """
-    state = _State.load(Path(folder))
-    return {name: _report(name, entry) for name, entry in state.views.items()}
-
-
-def _report(name: str, entry: dict) -> MaskReport:
-    files = list(entry["frames"].values())
-    unknown = float(np.mean([f["unknown"] for f in files])) if files else 1.0
-    compared = [f["agreement"] for f in files if f["agreement"] is not None]
-    agreement = float(np.mean(compared)) if compared else None
-    confidence, reason = _BASE[entry["method"]] * (1 - entry["doubt"]), entry["reason"]
-    confidence *= 1 - unknown
-    if agreement is not None:
-        # Even exact masks agree with a hull of few cameras to about 0.8 only.
-        confidence *= min(1.0, agreement / 0.8)
-        if agreement < TRUSTED_AGREEMENT:
-            reason += f"; but the other views' masks contradict it (agreement {agreement:.2f})"
-    return MaskReport(name, entry["method"], unknown, agreement, confidence, reason)
-
-
-@dataclass
-class _State:
-    """masks.json: {"method", "views": {name: {"method", "reason", "doubt", "frames": {label:
-    {"unknown", "agreement"}}}}}."""
-
-    path: Path
-    method: str
-    views: dict[str, dict]
-
-    @classmethod
-    def begin(cls, folder: Path, method: str) -> _State:
-        if not (folder / _STATE).is_file():
-            return cls(folder / _STATE, method, {})
-        state = cls.load(folder)
-        if state.method != method:
-            raise ReconstructionError(
-                f"holds masks of method '{state.method}', not '{method}'",
-                where=folder,
-                hint="Choose another folder or delete this one",
-            )
-        return state
-
-    @classmethod
-    def load(cls, folder: Path) -> _State:
-        path = folder / _STATE
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if value["schema"] != SCHEMA or value["version"] != VERSION:
-                raise ValueError("another schema or version")
-            return cls(path, value["method"], value["views"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ReconstructionError(
-                f"cannot be read as the record of estimated masks ({error})",
-                where=path,
-                hint="Delete the folder; its masks will be made again",
-            ) from error
-
-    def save(self) -> None:
-        value = {"schema": SCHEMA, "version": VERSION, "method": self.method, "views": self.views}
-        write_text(self.path, json.dumps(value, indent=1))
 
 
 def _described(separation: _Separation, before: dict | None) -> dict:
@@ -384,7 +285,7 @@ def _grade_image(capture, reader, folder, view, frame, separation: _Separation) 
     _write_png(_file(folder / _GRADED, capture, frame, view), graded)
 
 
-def _finish_frame(capture, reader, folder, views, frame, state: _State) -> None:
+def _finish_frame(capture, reader, folder, views, frame, state: State) -> None:
     """Compare the graded masks of one frame and write the final ones that are missing."""
     import cv2
 
@@ -459,7 +360,7 @@ def to_stored(mask: np.ndarray, capture: Capture, frame: int, view: int) -> np.n
     )
 
 
-def _with_masks(capture, folder, views, frames, state: _State) -> Capture:
+def _with_masks(capture, folder, views, frames, state: State) -> Capture:
     masks = dict(capture.masks)
     for view in views:
         known = state.views[capture.views[view].name]["method"] != "none"
