@@ -101,24 +101,28 @@ def source_image(
     *,
     log_gain: np.ndarray | None = None,
     offset: np.ndarray | None = None,
+    falloff: np.ndarray | None = None,
 ) -> SourceImage:
     """Prepare one view's image for sampling.
 
     image: (H, W, 3) uint8 RGB. mask: (H, W), true on the subject; None: everywhere. surface: (H, W)
     z of the points' surface in this camera, +inf where there is none; it decides what is hidden.
-    log_gain, offset: (3,) the camera's colour (`CameraColor`), which is undone:
-    mean camera's = (seen - offset) / exp(log_gain). Raises ReconstructionError for shapes that do
-    not belong together.
+    log_gain, offset: (3,), falloff: (H, W, 3): the camera's colour (`CameraColor`), undone as
+    (seen / falloff - offset) / exp(log_gain). Raises ReconstructionError for shapes that do not
+    belong together.
     """
     import cv2
 
     shape = (camera.height, camera.width)
-    for name, array in (("image", image), ("mask", mask), ("surface", surface)):
+    given = {"image": image, "mask": mask, "surface": surface, "falloff": falloff}
+    for name, array in given.items():
         if array is not None and array.shape[:2] != shape:
             raise ReconstructionError(
                 f"the {name} is {array.shape[1::-1]} pixels, the camera {shape[::-1]}"
             )
     rgb = image.astype(np.float32) / 255
+    if falloff is not None:
+        rgb = rgb / np.maximum(np.asarray(falloff, dtype=np.float32), 0.1)
     if offset is not None:
         rgb = rgb - np.asarray(offset, dtype=np.float32)
     if log_gain is not None:
@@ -225,13 +229,13 @@ class ImageBlending(torch.nn.Module):
     hidden: width of the one hidden layer (4K4D: 64). Untrained, half of the weight is the explicit
     colour's and the visible sources share the other half by the inverse of their angle to the
     wanted view; the networks learn what to change about that. It knows no lengths but the point
-    spacing, so one network serves all frames of a clip.
+    spacing, so one network serves all frames of a clip. generator: of the start values.
     """
 
-    def __init__(self, hidden: int = 64):
+    def __init__(self, hidden: int = 64, *, generator: torch.Generator | None = None):
         super().__init__()
-        self.source_logit = _mlp(_SOURCE_INPUTS, hidden)
-        self.explicit_logit = _mlp(_EXPLICIT_INPUTS, hidden)
+        self.source_logit = _mlp(_SOURCE_INPUTS, hidden, generator)
+        self.explicit_logit = _mlp(_EXPLICIT_INPUTS, hidden, generator)
 
     def weights(
         self, samples: Samples, explicit: torch.Tensor, coverage: torch.Tensor | None = None
@@ -261,11 +265,12 @@ class ImageBlending(torch.nn.Module):
         return weights[:, :1] * explicit + (weights[:, 1:, None] * samples.color).sum(dim=1)
 
 
-def _mlp(inputs: int, hidden: int) -> torch.nn.Sequential:
-    last = torch.nn.Linear(hidden, 1)
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.zeros_(last.bias)
-    return torch.nn.Sequential(torch.nn.Linear(inputs, hidden), torch.nn.ReLU(), last)
+def _mlp(inputs: int, hidden: int, generator: torch.Generator | None) -> torch.nn.Sequential:
+    first, last = torch.nn.Linear(inputs, hidden), torch.nn.Linear(hidden, 1)
+    torch.nn.init.kaiming_uniform_(first.weight, nonlinearity="relu", generator=generator)
+    for start in (first.bias, last.weight, last.bias):
+        torch.nn.init.zeros_(start)
+    return torch.nn.Sequential(first, torch.nn.ReLU(), last)
 
 
 @torch.no_grad()
