@@ -200,6 +200,11 @@ def two_windows():
     yield from w.until(
         lambda: len([v for v in session.viewports if v.is_complete]) == 2, "both windows draw", 20
     )
+    # It opens over the first one. Its picture is there before Blender has drawn it on the screen.
+    area = max((a for a in second.screen.areas if a.type == "VIEW_3D"), key=lambda a: a.width)
+    yield from w.until(
+        lambda: middle(w.region_of(area), second.x).std() > 10, "the second window shows its clip"
+    )
     w.save("two_windows")
     assert session.clip_count == 2
     for turn in range(6):
@@ -214,12 +219,13 @@ def two_windows():
     yield from look("RENDERED")
 
 
-def middle():
-    """The screen where the clip is: (H, W, 3) float."""
-    _, _, region = w.area_of()
+def middle(region=None, left=0):
+    """The screen where the clip is: (H, W, 3) float. left: where the region's window is."""
+    region = region or w.region_of(w.area_of()[1])
     seen = w.shown(region).astype(float)
     height, width = seen.shape[:2]
-    return seen[height // 2 - 60 : height // 2 + 60, width // 2 - 60 : width // 2 + 60]
+    x = width // 2 + left
+    return seen[height // 2 - 60 : height // 2 + 60, x - 60 : x + 60]
 
 
 def settled():
