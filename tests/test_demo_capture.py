@@ -191,12 +191,15 @@ def test_the_back_wall_is_where_it_was_built(room):
 
 
 def test_only_the_bird_and_its_shadow_move(room):
-    """Light is baked: what does not move keeps its brightness to the noise of 4 samples."""
+    """Light is baked: what does not move keeps its brightness, to what is left of the noise of 4
+    samples in the mean of 7 x 7 pixels."""
+    import cv2
+
     _, images = room
-    first, second = (images.image(frame, 1).astype(float) for frame in (0, 1))
+    first, second = (cv2.blur(images.image(frame, 1), (7, 7)).astype(float) for frame in (0, 1))
     moving = images.mask(0, 1) | images.mask(1, 1)
     difference = np.abs(first - second).max(axis=-1)
-    assert np.median(difference[~moving]) < 8 < np.percentile(difference[moving], 90)
+    assert np.median(difference[~moving]) < 5 < 8 < np.percentile(difference[moving], 90)
 
 
 def test_views_of_the_room_agree_on_where_its_surfaces_are(room):
