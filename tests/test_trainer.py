@@ -11,6 +11,7 @@ from peel4d.engine.capture.images import ImageReader
 from peel4d.engine.errors import ReconstructionError
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.model.points import ExplicitPoints
+from peel4d.engine.render.camera import Camera
 from peel4d.engine.train import trainer
 from peel4d.engine.train.images import TrainingImages
 from peel4d.engine.train.settings import TrainSettings
@@ -149,5 +150,6 @@ def test_camera_color_of_an_unseen_view_is_the_identity():
         color.log_gain[3] = color.offset[3] = 0
     color.center([0, 1, 2])
     rgb, alpha = torch.rand(5, 6, 3), torch.rand(5, 6, 1)
-    torch.testing.assert_close(color(3, rgb, alpha), rgb)
+    camera = Camera(np.diag([6.0, 6.0, 1.0]), np.eye(3), np.zeros(3), 6, 5)
+    torch.testing.assert_close(color(3, rgb, alpha, camera), rgb)
     torch.testing.assert_close(color.log_gain[:3].mean(dim=0), torch.zeros(3), atol=1e-6, rtol=0)

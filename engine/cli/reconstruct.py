@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="standard", help="draft, standard (default) or high")
     parser.add_argument("--model", default="explicit", help="explicit (default) or field")
     parser.add_argument("--points", default="auto", choices=("auto", "hull", "depth"))
+    parser.add_argument(
+        "--background",
+        default="auto",
+        choices=("auto", "none"),
+        help="also reconstruct what does not move, where it can be seen (auto), or not (none)",
+    )
     parser.add_argument("--steps", type=positive_int, help="optimisation steps per frame")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="image size, if not stored")
@@ -60,6 +66,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         views=options.views,
         test_views=options.test_views,
         points=options.points,
+        background=options.background,
         preset=options.preset,
         settings=settings,
     )

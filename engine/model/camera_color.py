@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+
+from ..render.camera import Camera
 
 
 class CameraColor(torch.nn.Module):
-    """A gain and an offset per camera and channel: seen = gain * colour + offset * coverage.
+    """What a camera makes of the scene's colours.
 
-    The mean camera is the identity (log gains and offsets sum to zero over the cameras), so that a
-    view the training never saw is rendered with the colours of the rig's average.
+    seen = vignetting * (gain * colour + offset * coverage), with gain and offset per camera and
+    channel and one vignetting, 1 + a r^2 + b r^4 per channel, that all cameras share; r is the
+    tangent of the angle to the optical axis. The mean camera is the identity (log gains and offsets
+    sum to zero over the cameras), so that a view the training never saw is rendered with the
+    colours of the rig's average.
     """
 
     def __init__(self, view_count: int):
         super().__init__()
         self.log_gain = torch.nn.Parameter(torch.zeros(view_count, 3))
         self.offset = torch.nn.Parameter(torch.zeros(view_count, 3))
+        self.vignetting = torch.nn.Parameter(torch.zeros(2, 3))
 
     @torch.no_grad()
-    def center(self, used: list[int]) -> None:
-        """Take the mean over the views that were trained out; the others stay the identity."""
-        for parameter in (self.log_gain, self.offset):
-            parameter[used] -= parameter[used].mean(dim=0)
+    def center(self, used: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the mean over the views that were trained out; the others stay the identity.
 
-    def forward(self, view: int, rgb: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-        """Apply to a premultiplied picture: rgb (H, W, 3), alpha (H, W, 1) -> (H, W, 3)."""
-        return rgb * torch.exp(self.log_gain[view]) + alpha * self.offset[view]
+        Returns what was taken out: log gain (3,) and offset (3,).
+        """
+        taken = []
+        for parameter in (self.log_gain, self.offset):
+            mean = parameter[used].mean(dim=0)
+            parameter[used] -= mean
+            taken.append(mean)
+        return taken[0], taken[1]
+
+    def forward(
+        self, view: int | None, rgb: torch.Tensor, alpha: torch.Tensor, camera: Camera
+    ) -> torch.Tensor:
+        """Apply to a premultiplied picture: rgb (H, W, 3), alpha (H, W, 1) -> (H, W, 3).
+
+        view: index of the camera, None for the mean camera. camera: that of the picture.
+        """
+        if view is not None:
+            rgb = rgb * torch.exp(self.log_gain[view]) + alpha * self.offset[view]
+        if not (self.vignetting.requires_grad or bool(self.vignetting.any())):
+            return rgb
+        return rgb * self.falloff(camera)
+
+    def falloff(self, camera: Camera) -> torch.Tensor:
+        """The vignetting of a picture, (H, W, 3)."""
+        x = (np.arange(camera.width) + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
+        y = (np.arange(camera.height) + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
+        square = torch.from_numpy(np.float32(y[:, None] ** 2 + x**2)).to(self.vignetting)
+        square = square[..., None]
+        return 1 + square * (self.vignetting[0] + square * self.vignetting[1])

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..capture.capture import Capture
 from ..capture.detect import open_capture
 from ..capture.images import ImageReader
 from ..clip.reader import ClipReader
 from ..errors import ReconstructionError
+from ..model.camera_color import CameraColor
 from ..progress import Progress, ProgressCallback, silent
-from ..render.backend import render
-from ..render.splats import Splats
+from ..render.backend import Instance, render_scene
+from ..render.camera import Camera
+from ..render.core import IDENTITY
+from ..render.settings import PeelSettings
+from ..render.splats import PackedSplats, Splats
+from .checkpoint import load_tensors
 from .metrics import REGIONS, Score, psnr, region_of, ssim, summarize
 from .perceptual import load_lpips
-from .plan import Folder, Plan, load_plan
+from .plan import Folder, load_plan
 from .plates import composite, load_plates
 
 STAGES = ("final", "initial")
@@ -35,9 +42,9 @@ def evaluate(
     """Render every frame of the given views (default: the held-out ones) and score it.
 
     region: "full" or "mask" (see metrics). stage: "final" or "initial", the clip of the untrained
-    points. pictures: folder for PNGs, ground truth beside the render. Pictures are composited over
-    the view's clean plate, or over black where there is none, and an unseen camera has the colours
-    of the rig's mean camera. Returns the stable form of metrics.summarize.
+    points. pictures: folder for PNGs, ground truth beside the render. A clip without a background
+    is composited over the view's clean plate, or over black where there is none. An unseen camera
+    has the colours of the rig's mean camera. Returns the stable form of metrics.summarize.
     """
     if region not in REGIONS:
         raise ReconstructionError(f"no region called '{region}'", hint="Use full or mask")
@@ -62,16 +69,18 @@ def evaluate(
             where=capture.path,
             hint="Put its files back, or reconstruct again",
         )
-    plates = load_plates(capture, reader, folder, indices)
+    color = load_color(folder, capture)
     path = folder.clip if stage == "final" else folder.initial_clip
     scores: list[Score] = []
     skipped: list[dict] = []
     seconds = 0.0
     with ClipReader(path) as clip:
+        modelled = clip.info.static_points > 0
+        plates = {} if modelled else load_plates(capture, reader, folder, indices)
         total = len(plan.frames) * len(indices)
         for step, label in enumerate(plan.frames):
             frame = capture.frames.index(label)
-            splats = clip.frame(step)
+            points = clip.packed(step)
             for view in indices:
                 name = capture.views[view].name
                 truth, area, reason = _truth(capture, reader, frame, view, region)
@@ -79,7 +88,8 @@ def evaluate(
                     skipped.append({"view": name, "frame": label, "reason": reason})
                     continue
                 begun = time.perf_counter()
-                picture = render(splats, capture.camera(frame, view), clip.info.settings).rgba
+                camera = capture.camera(frame, view)
+                picture = _picture(points, camera, color, clip.info.settings)
                 seconds += time.perf_counter() - begun
                 picture = composite(picture, plates.get(view))
                 # What is scored is what an 8-bit file would hold.
@@ -99,27 +109,54 @@ def evaluate(
         region,
         stage=stage,
         camera_color="mean",
-        background=_background(plan, plates, indices),
+        background="model" if modelled else _background(plates, indices),
         skipped=skipped,
         render_seconds_per_image=seconds / len(scores),
     )
 
 
+def load_color(folder: Folder, capture: Capture) -> CameraColor:
+    """The cameras' colours of a reconstruction. Raises ReconstructionError."""
+    color = CameraColor(len(capture.views))
+    color.requires_grad_(False)
+    if folder.shared.is_file():
+        color.load_state_dict(load_tensors(folder.shared)[0])
+    return color
+
+
+def _picture(
+    points: Sequence[Splats | PackedSplats],
+    camera: Camera,
+    color: CameraColor,
+    settings: PeelSettings,
+) -> np.ndarray:
+    """What the rig's mean camera would see, (H, W, 4) premultiplied."""
+    scene = [Instance(part, IDENTITY, id=0) for part in points]
+    rgba = torch.from_numpy(render_scene(scene, camera, settings).rgba)
+    rgba[..., :3] = color(None, rgba[..., :3], rgba[..., 3:], camera)
+    return rgba.numpy()
+
+
 def held_out_psnr(
-    splats: Splats,
+    points: Sequence[Splats | PackedSplats],
+    color: CameraColor,
     capture: Capture,
     reader: ImageReader,
     plates: dict[int, np.ndarray],
     frame: int,
     views: list[int],
 ) -> float | None:
-    """Mean masked PSNR of one frame over the views that can be scored; None without any."""
+    """Mean masked PSNR of one frame over the views that can be scored; None without any.
+
+    points: of the frame, and of the background where there is one.
+    """
     values = []
     for view in views:
         truth, area, _ = _truth(capture, reader, frame, view, "mask")
         if truth is not None:
-            picture = render(splats, capture.camera(frame, view)).rgba
-            values.append(psnr(composite(picture, plates.get(view)), truth, area))
+            picture = _picture(points, capture.camera(frame, view), color, PeelSettings())
+            plate = plates.get(view) if len(points) == 1 else None
+            values.append(psnr(composite(picture, plate), truth, area))
     return float(np.mean(values)) if values else None
 
 
@@ -151,7 +188,7 @@ def _truth(capture: Capture, reader: ImageReader, frame: int, view: int, region:
     return reader.image(frame, view).astype(np.float32) / 255, area, None
 
 
-def _background(plan: Plan, plates: dict[int, np.ndarray], indices: list[int]) -> str:
+def _background(plates: dict[int, np.ndarray], indices: list[int]) -> str:
     found = sum(view in plates for view in indices)
     if found == len(indices):
         return "clean plate"
@@ -162,8 +199,6 @@ def _lpips(picture: np.ndarray, truth: np.ndarray, area: np.ndarray | None) -> f
     network = load_lpips()
     if network is None:
         return None
-    import torch
-
     if area is not None:
         picture = np.where(area[..., None], picture, truth)
     pair = [torch.from_numpy(np.float32(i)).permute(2, 0, 1)[None] for i in (picture, truth)]

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,20 +28,49 @@ MINIMUM_MASK_PX = 40
 class TrainingImage:
     """One crop. camera: of the crop. All tensors are (h, w, ...).
 
-    truth, background: uint8 (h, w, 3), what the camera saw and what lies behind the subject.
-    mask, region: bool (h, w, 1), the subject, and where colour counts.
+    truth, background: uint8 (h, w, 3), what the camera saw and what lies behind the points.
+    mask, region: bool (h, w, 1), the subject, and where colour counts. mask: None where nothing is
+    known about the outline.
     """
 
     camera: Camera
     truth: torch.Tensor
     background: torch.Tensor
-    mask: torch.Tensor
+    mask: torch.Tensor | None
     region: torch.Tensor
     region_pixels: float
 
     @property
     def nbytes(self) -> int:
-        return 2 * self.truth.numel() + 2 * self.mask.numel()
+        return 2 * self.truth.numel() + 2 * self.region.numel()
+
+
+class ImageSource(Protocol):
+    """Where training finds its images by (frame, view)."""
+
+    def get(self, frame: int, view: int) -> TrainingImage | None: ...
+
+
+class PlateImages:
+    """Whole clean plates, by view, as images of a scene without a subject."""
+
+    def __init__(self, capture: Capture, plates: Mapping[int, np.ndarray]):
+        self._images = {}
+        for view, plate in plates.items():
+            known = plate[..., 3:] > 0
+            truth = torch.from_numpy(np.ascontiguousarray(plate[..., :3]))
+            self._images[view] = TrainingImage(
+                camera=capture.camera(0, view),
+                truth=truth,
+                background=torch.zeros_like(truth),
+                mask=None,
+                region=torch.from_numpy(known),
+                region_pixels=float(max(1, known.sum())),
+            )
+
+    def get(self, frame: int, view: int) -> TrainingImage | None:
+        """The plate of a view, in every frame."""
+        return self._images.get(view)
 
 
 class TrainingImages:

@@ -18,6 +18,7 @@ VERSION = 1
 #: Frames of one training job with a field; also the clip's unit (see DESIGN.md, fragment).
 FRAGMENT_FRAMES = 10
 POINT_SOURCES = ("auto", "hull", "depth")
+BACKGROUNDS = ("auto", "none")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ class Folder:
 
     def color(self, label: int) -> Path:
         return self.root / f"color-{label:06d}.safetensors"
+
+    @property
+    def background(self) -> Path:
+        return self.root / "background.safetensors"
+
+    @property
+    def initial_background(self) -> Path:
+        return self.root / "initial" / "background.safetensors"
 
     @property
     def running(self) -> Path:
@@ -74,7 +83,8 @@ class Folder:
 @dataclass(frozen=True)
 class Plan:
     """capture: absolute path. size: given for captures without one. frames: labels. views, test
-    views: names. points: where initial points come from, "hull" or "depth". fingerprint: of the
+    views: names. points: where initial points come from, "hull" or "depth". background: "auto" (a
+    static one where the capture shows it) or "none". fingerprint: of the
     capture's calibration and files, so that what was made from others is not mixed with them."""
 
     capture: str
@@ -83,6 +93,7 @@ class Plan:
     views: tuple[str, ...]
     test_views: tuple[str, ...]
     points: str
+    background: str
     preset: str
     settings: TrainSettings
     fingerprint: str
@@ -127,12 +138,17 @@ def make_plan(
     points: str,
     preset: str,
     settings: TrainSettings,
+    background: str = "auto",
 ) -> Plan:
     """Resolve what the user asked for against the capture. Raises CaptureError for unknown names
     and ReconstructionError where nothing can be reconstructed."""
     if not capture.images:
         raise ReconstructionError(
             "the capture is calibration only, it has no images", where=capture.path
+        )
+    if background not in BACKGROUNDS:
+        raise ReconstructionError(
+            f"no background called '{background}'", hint=f"Use {' or '.join(BACKGROUNDS)}"
         )
     held_out = [v.name for v in capture.views if not v.train] if test_views is None else test_views
     chosen = [v.name for v in capture.views if v.train] if views is None else views
@@ -169,6 +185,7 @@ def make_plan(
         tuple(chosen),
         tuple(held_out),
         points,
+        background,
         preset,
         settings,
         fingerprint(capture),

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from ..model.points import ExplicitPoints
 from ..progress import Progress, ProgressCallback, silent
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
+from .background import reconstruct_background
 from .checkpoint import load_splats, load_tensors, save_splats, save_tensors
 from .evaluate import held_out_psnr
 from .images import TrainingImages
@@ -40,8 +42,9 @@ log = logging.getLogger(engine_name)
 
 #: Frames, spread over the clip, on which the cameras' colours are learned.
 COLOR_FRAMES = 2
-#: Layers that a clip is displayed with (4K4D: 12).
+#: Layers that a clip is displayed with (4K4D: 12), and one with a background behind its subject.
 DISPLAY_LAYERS = 12
+BACKGROUND_DISPLAY_LAYERS = 20
 
 
 def cache_bytes(plan: Plan, capture: Capture, max_memory: int) -> tuple[int, int]:
@@ -77,6 +80,11 @@ class _Run:
     spacing: float
     color: CameraColor
 
+    @cached_property
+    def background(self) -> Splats | None:
+        path = self.folder.background
+        return load_splats(path) if path.is_file() else None
+
     def preview(self, label: int, splats: Splats) -> None:
         self.watch.preview(splats, label, fps=self.capture.fps, up=self.capture.up)
 
@@ -85,7 +93,11 @@ class _Run:
         save_splats(self.folder.frame(label), splats, psnr=training_psnr)
         frame, number = self.capture.frames.index(label), self.plan.frames.index(label) + 1
         metrics = {"training_psnr": training_psnr}
-        test = held_out_psnr(splats, self.capture, self.reader, self.plates, frame, self.tests)
+        scene = (splats,) if self.background is None else (splats, self.background)
+        with torch.no_grad():
+            test = held_out_psnr(
+                scene, self.color, self.capture, self.reader, self.plates, frame, self.tests
+            )
         if test is not None:
             metrics["test_psnr"] = test
         total = len(self.plan.frames) * 1000
@@ -123,7 +135,10 @@ def reconstruct(
     tests = [capture.view_index(name) for name in plan.test_views]
     plates = load_plates(capture, reader, folder, [*views, *tests], checked)
     images = TrainingImages(capture, reader, plates, max_bytes=crop_bytes)
-    spacing, color = _shared_stage(plan, folder, capture, reader, views, images, progress, watch)
+    color = _background_stage(plan, folder, capture, plates, views, progress, watch)
+    spacing, color = _shared_stage(
+        plan, folder, capture, reader, views, images, color, progress, watch
+    )
     run = _Run(
         plan,
         folder,
@@ -192,6 +207,22 @@ def _claim(folder: Folder, plan: Plan, capture: Capture, resume: bool) -> None:
         save_plan(folder, plan)
 
 
+def _background_stage(
+    plan: Plan,
+    folder: Folder,
+    capture: Capture,
+    plates: dict[int, np.ndarray],
+    views: list[int],
+    progress: ProgressCallback,
+    watch: Watch,
+) -> CameraColor | None:
+    """The static background, and the cameras' colours that whole images teach best."""
+    if folder.shared.is_file():
+        return None  # this stage was complete, and its colours are in there
+    report = _reporter(progress, "background", 0, 1, later=len(plan.frames))
+    return reconstruct_background(plan, folder, capture, plates, views, report, watch)
+
+
 def _shared_stage(
     plan: Plan,
     folder: Folder,
@@ -199,19 +230,43 @@ def _shared_stage(
     reader: ImageReader,
     views: list[int],
     images: TrainingImages,
+    color: CameraColor | None,
     progress: ProgressCallback,
     watch: Watch,
 ) -> tuple[float, CameraColor]:
-    """What all frames share: the point spacing and the cameras' colours."""
-    color = CameraColor(len(capture.views))
+    """What all frames share: the point spacing and the cameras' colours.
+
+    color: what the background has taught; None: a few frames of the subject teach it.
+    """
     if folder.shared.is_file():
+        color = CameraColor(len(capture.views))
         tensors, metadata = load_tensors(folder.shared)
         color.load_state_dict(tensors)
         return float(metadata["spacing"]), color
-
     count = min(COLOR_FRAMES, len(plan.frames))
     positions = np.linspace(0, len(plan.frames) - 1, count + 2)[1:-1].round().astype(int)
     labels = [plan.frames[i] for i in sorted(set(positions))]
+    if color is None:
+        return _color_stage(plan, folder, capture, reader, views, images, labels, progress, watch)
+    frame = capture.frames.index(labels[0])
+    points, _ = initial_points(capture, reader, frame, views, source=plan.points)
+    save_tensors(folder.shared, color.state_dict(), spacing=points.spacing)
+    return points.spacing, color
+
+
+def _color_stage(
+    plan: Plan,
+    folder: Folder,
+    capture: Capture,
+    reader: ImageReader,
+    views: list[int],
+    images: TrainingImages,
+    labels: list[int],
+    progress: ProgressCallback,
+    watch: Watch,
+) -> tuple[float, CameraColor]:
+    """The point spacing, and the cameras' colours from the subject in a few frames."""
+    color = CameraColor(len(capture.views))
     spacing = None
     log_gain, offset, weight = (torch.zeros_like(color.log_gain) for _ in range(3))
     settings = replace(plan.settings, model="explicit", steps=max(150, plan.settings.steps // 2))
@@ -230,6 +285,8 @@ def _shared_stage(
         if len(usable) < 3:
             continue  # two cameras cannot tell a camera's colour from a material's
         learned = CameraColor(len(capture.views))
+        # The crops around a subject are too small to tell a lens from the light.
+        learned.vignetting.requires_grad_(False)
         if folder.color(label).is_file():
             learned.load_state_dict(load_tensors(folder.color(label))[0])
         else:
@@ -398,7 +455,8 @@ def bake(plan: Plan, folder: Folder, capture: Capture, progress: ProgressCallbac
         size = (camera.width, camera.height)
         trained = view.name in plan.views
         cameras.append(ClipCamera(view.name, camera.K, camera.R, camera.t, *size, trained))
-    settings = PeelSettings(layers=DISPLAY_LAYERS)
+    has_background = folder.background.is_file()
+    settings = PeelSettings(layers=BACKGROUND_DISPLAY_LAYERS if has_background else DISPLAY_LAYERS)
     provenance = {
         "capture": Path(plan.capture).name,
         "preset": plan.preset,
@@ -420,14 +478,23 @@ def bake(plan: Plan, folder: Folder, capture: Capture, progress: ProgressCallbac
             yield load_splats(file(label))
             progress(Progress("clip", first + number + 1, 2 * len(plan.frames)))
 
-    initial = frames(folder.initial, 0)
     write_clip(
-        folder.initial_clip, initial, provenance={**provenance, "stage": "initial"}, **common
+        folder.initial_clip,
+        frames(folder.initial, 0),
+        static=load_splats(folder.initial_background) if has_background else None,
+        provenance={**provenance, "stage": "initial"},
+        **common,
     )
-    final = frames(folder.frame, len(plan.frames))
-    info = write_clip(folder.clip, final, provenance=provenance, **common)
+    info = write_clip(
+        folder.clip,
+        frames(folder.frame, len(plan.frames)),
+        static=load_splats(folder.background) if has_background else None,
+        provenance=provenance,
+        **common,
+    )
     size = folder.clip.stat().st_size
     return {
+        "background_points": info.static_points,
         "frames": len(plan.frames),
         "points_per_frame": round(float(np.mean(info.points))),
         "bytes": size,

@@ -22,6 +22,8 @@ class TrainSettings:
         out of the silhouette.
     rates: Adam's learning rates; position in spacings, decayed by `decay` over the run.
     mask_weight, dssim_weight, lpips_weight: of the losses beside the colour's mean squared error.
+    background_steps, background_radius, background_layers: steps (whole images), start radius in
+        spacings and K for the static background.
     """
 
     model: str = "explicit"
@@ -41,6 +43,9 @@ class TrainSettings:
     mask_weight: float = 5e-3
     dssim_weight: float = 0.0
     lpips_weight: float = 1e-3
+    background_steps: int = 450
+    background_radius: float = 1.5
+    background_layers: int = 16
     seed: int = 0
 
     @property
@@ -48,11 +53,24 @@ class TrainSettings:
         # Training wants the tail of the gradient that a display may cut off.
         return PeelSettings(layers=self.layers, min_transmittance=1e-3)
 
+    @property
+    def for_background(self) -> TrainSettings:
+        """The recipe of the static background: explicit points, matte, without an outline."""
+        return replace(
+            self,
+            model="explicit",
+            steps=self.background_steps,
+            radius=self.background_radius,
+            layers=self.background_layers,
+            sh_degree=0,
+            mask_weight=0.0,
+        )
+
 
 PRESETS = {
-    "draft": TrainSettings(steps=150),
+    "draft": TrainSettings(steps=150, background_steps=250),
     "standard": TrainSettings(),
-    "high": TrainSettings(steps=800, dssim_weight=0.01),
+    "high": TrainSettings(steps=800, dssim_weight=0.01, background_steps=900),
 }
 
 

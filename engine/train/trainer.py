@@ -15,7 +15,7 @@ from ..model.camera_color import CameraColor
 from ..model.kplanes import FieldPoints
 from ..model.points import ExplicitPoints
 from .checkpoint import load_tensors, save_tensors
-from .images import TrainingImage, TrainingImages
+from .images import ImageSource, TrainingImage
 from .losses import color_loss, mask_loss, structural_dissimilarity
 from .peel_autograd import peel
 from .perceptual import load_lpips
@@ -80,7 +80,8 @@ def optimizer_for(
             ([model.directional], settings.color_rate),
         ]
     if color is not None:
-        groups.append((list(color.parameters()), settings.color_rate))
+        learned = [parameter for parameter in color.parameters() if parameter.requires_grad]
+        groups.append((learned, settings.color_rate))
     return torch.optim.Adam(
         [{"params": parameters, "lr": rate} for parameters, rate in groups],
         eps=1e-15,
@@ -100,10 +101,11 @@ def picture_loss(
     truth = image.truth.float() / 255
     background = image.background.float() / 255
     region = image.region.float()
-    mask = image.mask.float()
-    picture = color(view, rgba[..., :3], alpha) + (1 - alpha) * background
+    picture = color(view, rgba[..., :3], alpha, image.camera) + (1 - alpha) * background
     error = color_loss(picture, truth, region, image.region_pixels)
-    loss = error + settings.mask_weight * mask_loss(alpha, mask)
+    loss = error
+    if image.mask is not None and settings.mask_weight:
+        loss = loss + settings.mask_weight * mask_loss(alpha, image.mask.float())
     if settings.dssim_weight:
         loss = loss + settings.dssim_weight * structural_dissimilarity(picture, truth, region)
     lpips = load_lpips() if settings.lpips_weight else None
@@ -117,7 +119,7 @@ def train(
     model: ExplicitPoints | FieldPoints,
     color: CameraColor,
     job: Job,
-    images: TrainingImages,
+    images: ImageSource,
     settings: TrainSettings,
     *,
     learn_color: bool = False,
@@ -129,7 +131,8 @@ def train(
     """Optimise `model` in place and return the training PSNR of the last epoch, in dB.
 
     checkpoint: a file that is written every few seconds and read first if it belongs to this job;
-    training then goes on where it stopped and ends in the same place. on_step(step, total, psnr)
+    training then goes on where it stopped and ends in the same place. learn_color: also learn those
+    parts of `color` that require gradients, instead of none. on_step(step, total, psnr)
     is called about ten times a second. watch: may end training after any step, which is saved
     first, and asks for on_preview(time step). Raises ReconstructionError when nothing can be
     learned or the optimisation diverges, and what `watch` raises.
@@ -140,6 +143,8 @@ def train(
             f"no usable image in frame {job.key}",
             hint="Check the masks with `peel4d info`; every one of this frame is empty or missing",
         )
+    if not learn_color:
+        color.requires_grad_(False)
     optimizer = optimizer_for(model, color if learn_color else None, settings)
     rates = [group["lr"] for group in optimizer.param_groups]
     first = _restore(checkpoint, job, settings, model, color, optimizer) if checkpoint else 0

@@ -1,0 +1,377 @@
+"""The points of a static background, from one picture without the subject per camera.
+
+Every view gets an inverse depth map (`plane_sweep`). What several views agree on is certain and
+shared among all of them; between such places a surface is continued (`depth_completion`), then the
+views' surfaces are pulled together and fused. Directions that no view has looked into are closed
+by a shell, because a hole is black and a wrong wall is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..errors import ReconstructionError
+from ..render.camera import Camera
+from .depth_completion import complete
+from .plane_sweep import InverseDepth, SweepSettings, refine, scene_centre, sweep
+from .points import Points, mean_by_group
+from .shell import continued, fit_shell, gaps
+from .voxels import MAX_CELLS, pack
+
+#: Depths nearer than this are not projected, in distances to the scene's centre.
+_NEAR = 0.01
+#: Weight of a place that only the completion knows.
+_GUESS = 0.05
+#: A background of which the views agree about less than this share is plain: there is nothing to
+#: see in it, and what does agree does so by chance.
+_FEWEST_AGREED = 0.01
+#: Weight of the shell where nothing is known: it decides over a gap of about 25 pixels or more.
+_PRIOR = 0.005
+
+
+@dataclass(frozen=True)
+class BackgroundSettings:
+    """How a background is found. Errors of depth are counted in steps of the sweep's planes.
+
+    agree, conflict: how near two views' inverse depths must be to confirm each other, and how much
+        nearer than another view's surface a place is that this view looks through.
+    min_agreement: summed confidence of the other views that confirm a place.
+    pixels_per_point: the spacing of the points, in pixels of the median camera at the background.
+    oversampling: size of the maps that are fused, in sizes of the swept ones.
+    lens_space: no point is nearer to the front of a camera than this, in distances to the centre:
+        walls in which cameras are mounted would cover them.
+    free_space: points nearer than this share of the depth that any view has there are wrong.
+    max_points: the spacing grows until there are at most so many.
+    shell_margin: how far beyond what cameras see the shell goes, degrees.
+    """
+
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+    agree: float = 1.5
+    conflict: float = 3.0
+    min_agreement: float = 0.7
+    consensus_rounds: int = 2
+    pixels_per_point: float = 4.0
+    oversampling: int = 2
+    lens_space: float = 0.25
+    free_space: float = 0.8
+    max_points: int = 262_144
+    shell_margin: float = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """points: of the background. color: (N, 3) float32 RGB in [0, 1].
+
+    surfaces: per given view its completed inverse depth, None where it has no neighbours.
+    guessed: (N,) bool, points that no view has seen, only closed.
+    """
+
+    points: Points
+    color: np.ndarray
+    surfaces: tuple[InverseDepth | None, ...]
+    guessed: np.ndarray
+
+
+def static_background(
+    cameras: Sequence[Camera],
+    plates: Sequence[np.ndarray],
+    known: Sequence[np.ndarray],
+    *,
+    bounds: np.ndarray | None = None,
+    lenses: Sequence[Camera] = (),
+    settings: BackgroundSettings | None = None,
+) -> Background:
+    """Points of what does not move, coloured.
+
+    cameras: V perspective cameras. plates: V arrays (H, W, 3) uint8 RGB without the subject.
+    known: V bool arrays (H, W), false where a plate was filled in. bounds: (2, 3) of the subject,
+    says where the cameras look; otherwise it follows from them. lenses: further cameras of the rig
+    whose view must not be covered by what they are mounted in; only their calibration is used.
+    Raises ReconstructionError where fewer than two views can be compared or nothing agrees.
+    """
+    settings = settings or BackgroundSettings()
+    centre = scene_centre(cameras, bounds)
+    maps = sweep(cameras, plates, centre, settings.sweep)
+    views = [view for view, found in enumerate(maps) if found is not None]
+    if len(views) < 2:
+        raise ReconstructionError(
+            "no two views show the same background",
+            hint="A background needs overlapping static cameras with clean plates",
+        )
+    surfaces = [maps[view] for view in views]
+    hidden = [_resized(known[view], maps[view]) < 0.5 for view in views]
+    surfaces = [
+        replace(surface, confidence=np.where(gone, 0, surface.confidence).astype(np.float32))
+        for surface, gone in zip(surfaces, hidden, strict=True)
+    ]
+    guides = [_guide(plates[view], maps[view]) for view in views]
+    near = _NEAR * float(np.median([np.linalg.norm(c.centre - centre) for c in cameras]))
+    position, weight = _agreed(surfaces, near, settings)
+    if len(position) < _FEWEST_AGREED * sum(surface.inverse.size for surface in surfaces):
+        raise ReconstructionError(
+            "the views do not agree about enough places of the background",
+            hint="Check the calibration (`peel4d info`); plain or moving backgrounds have no depth",
+        )
+    everyone = [cameras[view] for view in views]
+    shell = fit_shell(position, weight, np.mean([c.centre for c in everyone], axis=0))
+    surfaces = _completed(surfaces, guides, position, weight, shell, near)
+    for _ in range(settings.consensus_rounds):
+        surfaces = _pulled_together(surfaces, guides, near)
+    # Once more, finer, around what has been found. The surfaces keep their size: what they gain is
+    # precision, and a completion of four times the pixels costs more than it brings.
+    finer = [
+        replace(fine, confidence=np.where(_resized(gone, fine) > 0.5, 0, fine.confidence))
+        for fine, gone in zip(
+            refine(surfaces, [plates[v] for v in views], centre, settings.sweep),
+            hidden,
+            strict=True,
+        )
+    ]
+    position, weight = _agreed(finer, near, settings)
+    if len(position):
+        shell = fit_shell(position, weight, shell.middle)
+        surfaces = [replace(s, step=f.step) for s, f in zip(surfaces, finer, strict=True)]
+        surfaces = _completed(surfaces, guides, position, weight, shell, near)
+        for _ in range(settings.consensus_rounds):
+            surfaces = _pulled_together(surfaces, guides, near)
+
+    position, color, spacing = _fused(surfaces, [plates[v] for v in views], hidden, near, settings)
+
+    def impossible(places):
+        wrong = _in_free_space(places, surfaces, settings.free_space)
+        lens_cameras = [*cameras, *lenses]
+        return wrong | _before_a_lens(places, lens_cameras, centre, spacing, settings.lens_space)
+
+    kept = ~impossible(position)
+    if not kept.any():
+        raise ReconstructionError("nothing of the background is where cameras could see it")
+    position, color = position[kept], color[kept]
+    closing, direction = gaps(shell, position, everyone, spacing, settings.shell_margin)
+    kept = ~impossible(closing)
+    closing, direction = closing[kept], direction[kept]
+    closing_color = np.clip(continued(shell, position, color, direction), 0, 1)
+    guessed = np.arange(len(position) + len(closing)) >= len(position)
+    position = np.concatenate([position, closing]).astype(np.float32)
+    color = np.concatenate([color, closing_color]).astype(np.float32)
+    whole: list[InverseDepth | None] = [None] * len(cameras)
+    for view, surface in zip(views, surfaces, strict=True):
+        whole[view] = surface
+    return Background(Points(position, spacing), color, tuple(whole), guessed)
+
+
+def _guide(plate, surface):
+    import cv2
+
+    grey = cv2.cvtColor(np.ascontiguousarray(plate), cv2.COLOR_RGB2GRAY)
+    return _resized(grey, surface)
+
+
+def _resized(image, surface):
+    """An image at the size of a view's map, float32."""
+    import cv2
+
+    size = surface.camera.width, surface.camera.height
+    return cv2.resize(np.asarray(image, dtype=np.float32), size, interpolation=cv2.INTER_AREA)
+
+
+def _back_projected(camera, inverse):
+    """World positions (H W, 3) float32 of a map of inverse depths."""
+    rows, columns = np.indices(inverse.shape) + 0.5
+    K = camera.K
+    y = (rows - K[1, 2]) / K[1, 1]
+    x = (columns - K[0, 2] - K[0, 1] * y) / K[0, 0]
+    p = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3) / inverse.reshape(-1, 1)
+    return ((p - camera.t) @ camera.R).astype(np.float32)
+
+
+def _seen(position, camera, near):
+    """Indices of the points in a camera's image, their pixels (flat) and inverse depths."""
+    p = position @ camera.R.T.astype(np.float32) + camera.t.astype(np.float32)
+    z = np.where(p[:, 2] > near, p[:, 2], np.inf)
+    K = camera.K.astype(np.float32)
+    inverse = 1 / z
+    x, y = p[:, 0] * inverse, p[:, 1] * inverse
+    column = np.floor(K[0, 0] * x + K[0, 1] * y + K[0, 2])
+    row = np.floor(K[1, 1] * y + K[1, 2])
+    inside = np.isfinite(z) & (column >= 0) & (column < camera.width)
+    inside &= (row >= 0) & (row < camera.height)
+    which = np.flatnonzero(inside)
+    pixel = row[which].astype(np.int64) * camera.width + column[which].astype(np.int64)
+    return which, pixel, inverse[which]
+
+
+def _agreed(surfaces, near, settings):
+    """Places that several views have measured: positions (N, 3) and weights (N,)."""
+    positions, weights = [], []
+    for index, surface in enumerate(surfaces):
+        certain = np.flatnonzero(surface.confidence.ravel() > 0.15)
+        certain = certain[surface.inverse.ravel()[certain] > 0]
+        with np.errstate(divide="ignore"):
+            places = _back_projected(surface.camera, surface.inverse)[certain]
+        agreement, conflict = np.zeros(len(places)), np.zeros(len(places))
+        for other_index, other in enumerate(surfaces):
+            if other_index == index:
+                continue
+            which, pixel, inverse = _seen(places, other.camera, near)
+            error = (inverse - other.inverse.ravel()[pixel]) / other.step
+            sure = other.confidence.ravel()[pixel]
+            agreement[which] += (np.abs(error) < settings.agree) * sure
+            conflict[which] += (error > settings.conflict) * sure
+        kept = (agreement >= settings.min_agreement) & (conflict < 0.5 * agreement)
+        own = surface.confidence.ravel()[certain]
+        positions.append(places[kept])
+        weights.append((own * np.clip(agreement - conflict, 0, 4) / 4)[kept])
+    return np.concatenate(positions), np.concatenate(weights)
+
+
+def _completed(surfaces, guides, position, weight, shell, near):
+    """Every view's surface through the places that were agreed on, continued between them."""
+
+    def one(surface, guide):
+        shape = surface.inverse.shape
+        count = shape[0] * shape[1]
+        which, pixel, inverse = _seen(position, surface.camera, near)
+        certain = weight[which]
+        mean = np.zeros(count)
+        pull = certain
+        for _ in range(5):  # a robust mean: several surfaces may fall into one pixel
+            total = np.bincount(pixel, pull, count)
+            mean = np.bincount(pixel, pull * inverse, count) / np.maximum(total, 1e-9)
+            pull = certain / (1 + ((inverse - mean[pixel]) / (1.5 * surface.step)) ** 2)
+        data, sure = mean.reshape(shape), np.minimum(total, 2).reshape(shape)
+        probable = shell.inverse_depth(surface.camera)
+
+        def through(trusted, stiffness):
+            both = trusted + _PRIOR
+            wanted = (trusted * data + _PRIOR * probable) / both
+            return complete(wanted, both, guide, stiffness=stiffness)
+
+        whole = through(sure, 2.0)
+        trusted = sure
+        for _ in range(3):  # what does not fit the surface around it is wrong
+            trusted = sure / (1 + ((data - whole) / (2 * surface.step)) ** 2) ** 2
+            whole = through(trusted, 1.0)
+        return replace(surface, inverse=_positive(whole), confidence=np.float32(trusted))
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, surfaces, guides))
+
+
+def _positive(inverse):
+    """Inverse depths that are nowhere behind the camera or at infinity: at most 100 medians far."""
+    middle = float(np.median(inverse))
+    return np.maximum(inverse, 0.01 * max(middle, 1e-9)).astype(np.float32)
+
+
+def _pulled_together(surfaces, guides, near):
+    """Every view's surface, moved towards what the other views take for the same surface.
+
+    Where nobody knows, surfaces continued from different sides would lie behind each other as
+    several thin walls.
+    """
+    clouds = [_back_projected(surface.camera, surface.inverse) for surface in surfaces]
+
+    def one(index):
+        surface = surfaces[index]
+        shape = surface.inverse.shape
+        total = surface.confidence.ravel().astype(np.float64) + _GUESS
+        pulled = surface.inverse.ravel() * total
+        for other, cloud in enumerate(clouds):
+            if other == index:
+                continue
+            which, pixel, inverse = _seen(cloud, surface.camera, near)
+            error = (inverse - surface.inverse.ravel()[pixel]) / (3 * surface.step)
+            weight = (surfaces[other].confidence.ravel()[which] + _GUESS) * np.exp(-(error**2))
+            weight *= np.abs(error) < 2.5
+            pulled += np.bincount(pixel, weight * inverse, len(pulled))
+            total += np.bincount(pixel, weight, len(pulled))
+        whole = complete(
+            (pulled / total).reshape(shape),
+            np.minimum(total, 3).reshape(shape),
+            guides[index],
+            stiffness=0.5,
+            iterations=20,
+            folds=0,
+        )
+        return replace(surface, inverse=_positive(whole))
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, range(len(surfaces))))
+
+
+def _fused(surfaces, plates, hidden, near, settings):
+    """One point per voxel: positions (N, 3), colours (N, 3) in [0, 1] and their spacing."""
+    import cv2
+
+    positions, colors, weights, sizes = [], [], [], []
+    for surface, plate, gone in zip(surfaces, plates, hidden, strict=True):
+        camera = surface.camera
+        size = camera.width * settings.oversampling, camera.height * settings.oversampling
+        fine = camera.scaled(*size)
+        inverse = cv2.resize(surface.inverse, size, interpolation=cv2.INTER_CUBIC)
+        inverse = np.maximum(inverse, surface.inverse.min())
+        sure = cv2.resize(surface.confidence, size) * (
+            1 - cv2.resize(gone.astype(np.float32), size)
+        )
+        color = cv2.resize(plate, size, interpolation=cv2.INTER_AREA).reshape(-1, 3) / 255.0
+        positions.append(_back_projected(fine, inverse))
+        colors.append(color)
+        # Near views see a place best: weights go with the area that it has in the image.
+        weights.append((sure.ravel() + _GUESS) * inverse.ravel() ** 2)
+        focal = np.sqrt(camera.K[0, 0] * camera.K[1, 1]) * plate.shape[1] / camera.width
+        sizes.append(1 / (float(np.median(surface.inverse)) * focal))
+    position, color = np.concatenate(positions), np.concatenate(colors)
+    weight = np.concatenate(weights)
+    spacing = settings.pixels_per_point * float(np.median(sizes))
+    while True:
+        fused, mixed = _voxel_means(position, color, weight, spacing)
+        if len(fused) <= settings.max_points:
+            return fused, mixed, spacing
+        spacing *= max(1.05, 1.02 * np.sqrt(len(fused) / settings.max_points))
+
+
+def _voxel_means(position, color, weight, spacing):
+    cells = np.floor(position / spacing).astype(np.int64)
+    cells -= cells.min(axis=0)
+    inside = (cells < MAX_CELLS).all(axis=1)
+    _, group = np.unique(pack(cells[inside]), return_inverse=True)
+    weight = weight[inside]
+    total = np.bincount(group, weight)
+    weighted = np.concatenate([position, color], axis=1)[inside] * weight[:, None]
+    mean = mean_by_group(weighted, group, total)
+    return mean[:, :3], mean[:, 3:]
+
+
+def _in_free_space(position, surfaces, share):
+    """Which points (N, 3) lie so far in front of a view's surface that it looks through them."""
+    wrong = np.zeros(len(position), dtype=bool)
+    for surface in surfaces:
+        which, pixel, inverse = _seen(position.astype(np.float32), surface.camera, 0.0)
+        wrong[which] |= share * inverse > surface.inverse.ravel()[pixel]
+    return wrong
+
+
+def _before_a_lens(position, cameras, centre, spacing, share):
+    """Which points (N, 3) would cover a camera that is mounted among them.
+
+    They are near and inside its frustum, widened by the disks that the points are.
+    """
+    reach = 4 * spacing
+    wrong = np.zeros(len(position), dtype=bool)
+    for camera in cameras:
+        if camera.orthographic:
+            continue
+        p = camera.to_camera(position)
+        z = np.maximum(p[:, 2], 0)
+        near = (p[:, 2] > -reach) & (p[:, 2] < share * np.linalg.norm(camera.centre - centre))
+        K = camera.K
+        near &= p[:, 0] + reach > -z * K[0, 2] / K[0, 0]
+        near &= p[:, 0] - reach < z * (camera.width - K[0, 2]) / K[0, 0]
+        near &= p[:, 1] + reach > -z * K[1, 2] / K[1, 1]
+        near &= p[:, 1] - reach < z * (camera.height - K[1, 2]) / K[1, 1]
+        wrong |= near
+    return wrong

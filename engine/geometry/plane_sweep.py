@@ -1,0 +1,354 @@
+"""Depth of a static scene by plane sweep: one coarse inverse depth map per view.
+
+Every plane of constant depth in front of a view is a homography to each neighbour. A pixel's depth
+is where the neighbours, warped by it, look like the view around that pixel. The likeness is the
+normalised cross-correlation of small windows, which does not see the cameras' gains and offsets;
+a little noise in its denominator keeps windows without texture from looking like anything.
+Semi-global matching (Hirschmueller 2008, four paths) then prefers neighbouring pixels on
+neighbouring planes. OpenCV does the warps: on a CPU they are faster than torch's grid_sample, and
+this room needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ReconstructionError
+from ..render.camera import Camera
+from .rig import focus_point
+
+#: Rows between the planes that are blurred as one tall image, so that they do not mix.
+_GAP = 4
+#: What a warp leaves where the neighbour's image has ended.
+_OUTSIDE = -1e4
+#: The triangulation angle that serves best, degrees, and how quickly others are worse (log scale).
+_BEST_ANGLE, _ANGLE_SPREAD = 12.0, 0.8
+#: A neighbour that shares less than this of a view's frustum is none.
+_MIN_OVERLAP = 0.02
+#: `refine`: depths on either side, their distance in steps of the sweep, window and grey levels of
+#: noise; the images are larger, so windows and noise are, too.
+_REFINED_PLANES, _REFINED_STEP = 6, 0.5
+_REFINED_WINDOW, _REFINED_NOISE = 7, 4.0
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How a scene is swept. Lengths are relative to the images or to the rig.
+
+    longer_side: of the depth maps, pixels. neighbours: compared with each view, at most.
+    window: of the cross-correlation, pixels. noise: of the images, grey levels of 255, at the
+    depth maps' size. nearest: the first plane's distance, in distances to the scene's centre.
+    step_px: how far a pixel moves in the median neighbour from one plane to the next.
+    planes: (fewest, most). small_step, large_step: penalties of semi-global matching for a
+    neighbouring pixel on the next plane, and on any other.
+    """
+
+    longer_side: int = 160
+    neighbours: int = 8
+    window: int = 5
+    noise: float = 3.0
+    nearest: float = 0.35
+    step_px: float = 1.0
+    planes: tuple[int, int] = (48, 128)
+    small_step: float = 0.02
+    large_step: float = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class InverseDepth:
+    """One view's surface. camera: at the size of the maps.
+
+    inverse: (H, W) float32, 1 / z in 1 / world units. confidence: (H, W) float32 in [0, 1].
+    step: distance of the sweep's planes, the scale of its errors, 1 / world units.
+    """
+
+    camera: Camera
+    inverse: np.ndarray
+    confidence: np.ndarray
+    step: float
+
+
+def scene_centre(cameras: Sequence[Camera], bounds: np.ndarray | None = None) -> np.ndarray:
+    """Where the cameras look, (3,): the middle of the bounds, or where the axes meet.
+
+    Parallel axes meet nowhere; the centre is then ten times as far away as the cameras are apart.
+    """
+    if bounds is not None:
+        return np.asarray(bounds, dtype=np.float64).mean(axis=0)
+    try:
+        return focus_point(cameras)
+    except ReconstructionError:
+        centres = np.stack([camera.centre for camera in cameras])
+        forward = np.mean([camera.forward for camera in cameras], axis=0)
+        spread = np.linalg.norm(centres - centres.mean(axis=0), axis=1).mean()
+        return centres.mean(axis=0) + 10 * spread * forward / max(np.linalg.norm(forward), 1e-9)
+
+
+def sweep(
+    cameras: Sequence[Camera],
+    images: Sequence[np.ndarray],
+    centre: np.ndarray,
+    settings: SweepSettings | None = None,
+) -> list[InverseDepth | None]:
+    """The inverse depth of every view, None for one that has no neighbours.
+
+    cameras: V, perspective. images: V arrays (H, W, 3) uint8 RGB of a scene that does not move.
+    centre: (3,), see `scene_centre`; depths from a part of its distance to infinity are tried.
+    """
+    settings = settings or SweepSettings()
+    small = [_small(*pair, settings.longer_side) for pair in zip(cameras, images, strict=True)]
+    reduced = [camera for camera, _ in small]
+    chosen = [
+        choose_neighbours(reduced, view, centre, settings.neighbours)
+        for view in range(len(reduced))
+    ]
+    with ThreadPoolExecutor() as pool:
+        return list(
+            pool.map(
+                lambda view: _sweep_view(small, view, chosen[view], centre, settings),
+                range(len(small)),
+            )
+        )
+
+
+def choose_neighbours(
+    cameras: Sequence[Camera], view: int, centre: np.ndarray, count: int
+) -> list[int]:
+    """The other views that say most about the depth of `view`, best first.
+
+    They see much of its frustum at the centre's distance and behind it, from another side, but not
+    so much of another side that things look different.
+    """
+    camera = cameras[view]
+    distance = np.linalg.norm(camera.centre - centre)
+    columns, rows = np.meshgrid(
+        np.linspace(0.1, 0.9, 7) * camera.width, np.linspace(0.1, 0.9, 5) * camera.height
+    )
+    pixels = np.stack([columns.ravel(), rows.ravel(), np.ones(columns.size)], axis=1)
+    rays = pixels @ np.linalg.inv(camera.K).T
+    points = np.concatenate(
+        [(rays * (f * distance) - camera.t) @ camera.R for f in (1.0, 1.6, 2.4)]
+    )
+    scores = np.full(len(cameras), -1.0)
+    for index, other in enumerate(cameras):
+        if index == view:
+            continue
+        uv, z = other.project(points)
+        with np.errstate(invalid="ignore"):
+            seen = (z > 0) & (uv >= 0).all(axis=1)
+            seen &= (uv[:, 0] < other.width) & (uv[:, 1] < other.height)
+        a, b = points - camera.centre, points - other.centre
+        cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+        deviation = np.log(np.maximum(angle, 0.1) / _BEST_ANGLE) / _ANGLE_SPREAD
+        scores[index] = (seen * np.exp(-0.5 * deviation**2)).mean()
+    order = np.argsort(-scores, kind="stable")[:count]
+    return [int(index) for index in order if scores[index] > _MIN_OVERLAP]
+
+
+def _small(camera: Camera, image: np.ndarray, longer_side: int) -> tuple[Camera, np.ndarray]:
+    """A view at the size of the depth maps: its camera and grey levels (H, W) float32."""
+    import cv2
+
+    factor = min(1.0, longer_side / max(camera.width, camera.height))
+    size = max(2, round(camera.width * factor)), max(2, round(camera.height * factor))
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(grey.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return camera.scaled(*size), grey
+
+
+def _sweep_view(small, view, neighbours, centre, settings):
+    if not neighbours:
+        return None
+    camera, grey = small[view]
+    distance = float(np.linalg.norm(camera.centre - centre))
+    # The first plane's disparity in the median neighbour decides how many planes there are.
+    baselines = [np.linalg.norm(camera.centre - small[i][0].centre) for i in neighbours]
+    focal = float(np.sqrt(camera.K[0, 0] * camera.K[1, 1]))
+    nearest = 1.0 / (settings.nearest * distance)
+    planes = focal * float(np.median(baselines)) * nearest / settings.step_px
+    inverse = np.linspace(0.0, nearest, int(np.clip(planes, *settings.planes)))
+    likeness = np.stack([_likeness(camera, grey, *small[i], inverse, settings) for i in neighbours])
+    step = float(inverse[1] - inverse[0])
+    found, confidence = _best_plane(_better_half(likeness), 4, settings)
+    return InverseDepth(camera, np.float32(found * step), confidence, step)
+
+
+def _better_half(likeness):
+    """(V, D, H, W) -> (D, H, W): what hides a point in some neighbours does not hide it in all."""
+    half = max(min(2, len(likeness)), len(likeness) // 2)
+    return -np.partition(-likeness, half - 1, axis=0)[:half].mean(axis=0)
+
+
+def _likeness(camera, grey, other, other_grey, inverse, settings):
+    """Normalised cross-correlation (D, H, W) of a view and a neighbour through every plane."""
+    import cv2
+
+    height, width = grey.shape
+    R = other.R @ camera.R.T
+    t = other.t - R @ camera.t
+    # OpenCV counts from the centre of the first pixel.
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    after, before = np.linalg.inv(half) @ other.K, np.linalg.inv(camera.K) @ half
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    pixels = np.stack([columns.ravel(), rows.ravel(), np.ones(columns.size)], axis=1)
+    corners = pixels[[0, width - 1, -width, -1]]
+    tall = np.full((len(inverse), height + _GAP, width), _OUTSIDE, dtype=np.float32)
+    warped = np.empty((height, width), dtype=np.float32)
+    for plane, w in enumerate(inverse):
+        H = after @ (R + np.outer(t, [0, 0, 1]) * w) @ before
+        cv2.warpPerspective(
+            other_grey,
+            H,
+            (width, height),
+            warped,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=_OUTSIDE,
+        )
+        behind = corners @ H[2] <= 0
+        if behind.any():  # the neighbour has no picture of it, but a homography has
+            warped[np.reshape(pixels @ H[2] <= 0, warped.shape)] = _OUTSIDE
+        tall[plane, :height] = warped
+    return _correlation(grey, tall, settings.window, settings.noise)
+
+
+def _correlation(grey, tall, size, noise):
+    """Normalised cross-correlation (D, H, W) of an image with D warped ones, window by window.
+
+    tall: (D, H + _GAP, W) float32, _OUTSIDE where there is no picture; is overwritten.
+    """
+    import cv2
+
+    height, width = grey.shape
+    window = (size, size)
+
+    def blur(stack):
+        flat = cv2.blur(stack.reshape(-1, width), window)
+        return flat.reshape(tall.shape)[:, :height]
+
+    mean = cv2.blur(grey, window)
+    variance = np.maximum(cv2.blur(grey * grey, window) - mean * mean, 0)
+    padded = np.zeros((height + _GAP, width), dtype=np.float32)
+    padded[:height] = grey
+    inside = tall[:, :height] > 0.5 * _OUTSIDE
+    other_mean = blur(tall)
+    complete = inside & (other_mean >= -0.5)  # no pixel of the window is outside
+    np.maximum(tall, 0, out=tall)
+    other_mean = blur(tall)
+    result = blur(tall * padded) - mean * other_mean
+    other_variance = np.maximum(blur(tall * tall) - other_mean * other_mean, 0)
+    result /= np.sqrt(variance * other_variance) + noise**2
+    result *= complete
+    return result
+
+
+def _best_plane(likeness, apart, settings):
+    """The most plausible plane of every pixel, to a fraction, and how certain it is, (H, W) each.
+
+    apart: planes that are farther away than this one's are rivals.
+    """
+    total = semi_global(1 - likeness, settings.small_step, settings.large_step)
+    best = np.clip(total.argmin(axis=0), 1, len(likeness) - 2)
+
+    def at(plane):
+        return np.take_along_axis(likeness, plane[None], axis=0)[0]
+
+    below, here, above = at(best - 1), at(best), at(best + 1)
+    curvature = np.minimum(below - 2 * here + above, -1e-6)
+    refined = best + np.clip(0.5 * (below - above) / curvature, -0.5, 0.5)
+    # A surface is certain when it looks alike, and no other plane does.
+    away = np.abs(np.arange(len(likeness))[:, None, None] - best) > apart
+    rival = np.where(away, likeness, -1).max(axis=0)
+    confidence = np.clip((here - 0.3) / 0.5, 0, 1) * np.clip((here - rival) / 0.1, 0, 1)
+    return refined, confidence.astype(np.float32)
+
+
+def refine(
+    surfaces: Sequence[InverseDepth],
+    images: Sequence[np.ndarray],
+    centre: np.ndarray,
+    settings: SweepSettings | None = None,
+) -> list[InverseDepth]:
+    """Measure again around known surfaces, at twice their size: finer texture, smaller steps.
+
+    surfaces, images: one per view. Every pixel tries a few depths on both sides of its own.
+    """
+    import cv2
+
+    settings = settings or SweepSettings()
+    cameras = [surface.camera for surface in surfaces]
+    fine = [
+        _small(camera.scaled(image.shape[1], image.shape[0]), image, 2 * settings.longer_side)
+        for camera, image in zip(cameras, images, strict=True)
+    ]
+    offsets = np.arange(-_REFINED_PLANES, _REFINED_PLANES + 1) * _REFINED_STEP
+
+    def one(view):
+        surface, (camera, grey) = surfaces[view], fine[view]
+        size = camera.width, camera.height
+        start = cv2.resize(surface.inverse, size, interpolation=cv2.INTER_CUBIC)
+        inverse = np.maximum(start + offsets[:, None, None] * surface.step, 1e-3 * surface.step)
+        chosen = choose_neighbours(cameras, view, centre, settings.neighbours)
+        likeness = np.stack([_likeness_around(camera, grey, *fine[i], inverse) for i in chosen])
+        found, confidence = _best_plane(_better_half(likeness), 2, settings)
+        step = _REFINED_STEP * surface.step
+        moved = start + (found - _REFINED_PLANES) * step
+        return InverseDepth(camera, np.float32(moved), confidence, step)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, range(len(surfaces))))
+
+
+def _likeness_around(camera, grey, other, other_grey, inverse):
+    """Normalised cross-correlation (D, H, W) through inverse depths (D, H, W) of every pixel."""
+    import cv2
+
+    height, width = grey.shape
+    rows, columns = np.indices(grey.shape, dtype=np.float32) + np.float32(0.5)
+    K = camera.K
+    y = (rows - K[1, 2]) / K[1, 1]
+    x = (columns - K[0, 2] - K[0, 1] * y) / K[0, 0]
+    R = other.R @ camera.R.T
+    t = np.float32(other.K @ (other.t - R @ camera.t))
+    far = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.float32(other.K @ R).T
+    tall = np.full((len(inverse), height + _GAP, width), _OUTSIDE, dtype=np.float32)
+    for plane, w in enumerate(np.float32(inverse)):
+        z = far[..., 2] + t[2] * w
+        z = np.where(z > 1e-6, z, np.float32(1e-9))  # behind the neighbour: far outside its image
+        tall[plane, :height] = cv2.remap(
+            other_grey,
+            np.float32((far[..., 0] + t[0] * w) / z - np.float32(0.5)),
+            np.float32((far[..., 1] + t[1] * w) / z - np.float32(0.5)),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=_OUTSIDE,
+        )
+    return _correlation(grey, tall, _REFINED_WINDOW, _REFINED_NOISE)
+
+
+def semi_global(cost: np.ndarray, small_step: float, large_step: float) -> np.ndarray:
+    """Sum over four paths of semi-global matching: cost (D, H, W) -> (D, H, W).
+
+    Source: Hirschmueller 2008, equation 13; along rows and columns, both ways.
+    """
+    total = np.zeros_like(cost)
+    for axis in (1, 2):
+        for backwards in (False, True):
+            lines = np.moveaxis(cost, axis, 0)
+            into = np.moveaxis(total, axis, 0)
+            if backwards:
+                lines, into = lines[::-1], into[::-1]
+            previous = np.zeros_like(lines[0])
+            for line, output in zip(lines, into, strict=True):
+                least = previous.min(axis=0)
+                path = np.minimum(previous, least + large_step)
+                np.minimum(path[1:], previous[:-1] + small_step, out=path[1:])
+                np.minimum(path[:-1], previous[1:] + small_step, out=path[:-1])
+                previous = line + path - least
+                output += previous
+    return total

@@ -1,0 +1,96 @@
+"""The static background of a capture: found from the clean plates, trained once, kept apart."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from .. import __name__ as engine_name
+from ..capture.capture import Capture
+from ..errors import ReconstructionError
+from ..geometry.background import static_background
+from ..model.camera_color import CameraColor
+from ..model.points import ExplicitPoints
+from ..render.splats import SH_C0, Splats
+from .checkpoint import save_splats
+from .images import PlateImages
+from .plan import Folder, Plan
+from .trainer import Job, StepCallback, train
+from .watch import Watch
+
+log = logging.getLogger(engine_name)
+
+#: Plates that a background needs at least: two views can agree on a wrong place.
+_FEWEST_PLATES = 3
+
+
+def reconstruct_background(
+    plan: Plan,
+    folder: Folder,
+    capture: Capture,
+    plates: Mapping[int, np.ndarray],
+    views: list[int],
+    on_step: StepCallback,
+    watch: Watch,
+) -> CameraColor | None:
+    """Train the background into the folder and return the cameras' colours learned with it.
+
+    plates: by view index, (H, W, 4) as `plates.clean_plate` makes them. views: that take part.
+    None where the capture shows no static background; the log says why.
+    """
+    if plan.background == "none":
+        return None
+    used = [view for view in views if view in plates]
+    if capture.moving or len(used) < _FEWEST_PLATES:
+        reason = "the cameras move" if capture.moving else f"{len(used)} views have clean plates"
+        log.info("no static background: %s", reason)
+        return None
+    try:
+        found = static_background(
+            [capture.camera(0, view) for view in used],
+            [plates[view][..., :3] for view in used],
+            [plates[view][..., 3] > 0 for view in used],
+            bounds=capture.bounds,
+            # Where the other cameras stand is known, and that nothing is in front of them.
+            lenses=[capture.camera(0, view) for view in range(len(capture.views))],
+        )
+    except ReconstructionError as error:
+        log.warning("no static background: %s", error.what)
+        return None
+    watch.check()
+    settings = plan.settings.for_background
+    model = ExplicitPoints(
+        found.points.position,
+        found.color,
+        found.points.spacing,
+        sh_degree=settings.sh_degree,
+        radius=settings.radius,
+        density=settings.density,
+    )
+    save_splats(folder.initial_background, model().to_splats())
+    color = CameraColor(len(capture.views))
+    psnr = train(
+        model,
+        color,
+        Job("background", (0,), (tuple(used),)),
+        PlateImages(capture, {view: plates[view] for view in used}),
+        settings,
+        learn_color=True,
+        checkpoint=folder.running,
+        on_step=on_step,
+        watch=watch,
+    )
+    log_gain, offset = color.center(used)
+    splats = model().to_splats()
+    save_splats(folder.background, seen_by_mean_camera(splats, log_gain, offset), psnr=psnr)
+    return color
+
+
+def seen_by_mean_camera(splats: Splats, log_gain: torch.Tensor, offset: torch.Tensor) -> Splats:
+    """Points whose colours take over a gain and an offset, (3,) each, that all cameras shared."""
+    sh = splats.sh * np.exp(log_gain.detach().numpy())
+    sh[:, 0] += offset.detach().numpy() / SH_C0
+    return Splats(splats.position, splats.radius, splats.density, sh)
