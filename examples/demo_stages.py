@@ -21,7 +21,7 @@ class Stage:
     build: fills the current Blender file (true: quickly) and returns who performs. camera: of a
     place of the rig, given all points of the performance (n, 3), width and height. width: of the
     pictures by default. samples: of training and test images (`Film`). minimum_coverage: the share
-    of every image that the subject must fill.
+    of every image that the subject must fill. minimum_test_floor: of the noise of test images, dB.
     """
 
     build: Callable[[bool], MusicBird]
@@ -34,6 +34,7 @@ class Stage:
     backdrop: bool
     denoise: bool
     minimum_coverage: float
+    minimum_test_floor: float
 
 
 STAGES = {
@@ -48,6 +49,7 @@ STAGES = {
         backdrop=True,
         denoise=False,
         minimum_coverage=0.15,
+        minimum_test_floor=40.0,
     ),
     "room": Stage(
         build=build_room,
@@ -60,5 +62,6 @@ STAGES = {
         backdrop=False,
         denoise=True,
         minimum_coverage=0.03,
+        minimum_test_floor=36.0,
     ),
 }

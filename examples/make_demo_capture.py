@@ -55,7 +55,6 @@ from demo_scene import pose
 
 FPS = 24
 DEPTH_STEP = 1e-3
-MINIMUM_TEST_FLOOR_DB = 40.0
 
 
 @dataclass(frozen=True)
@@ -232,8 +231,9 @@ def summary(settings: Settings, views: list[RigView], records: list[dict]) -> di
         }
     if coverage.min() < stage.minimum_coverage:
         raise PeelError(f"the subject covers {coverage.min():.1%} of an image only")
-    if not settings.quick and "test" in floor and floor["test"]["min"] < MINIMUM_TEST_FLOOR_DB:
-        raise PeelError(f"test images are too noisy: floor {floor['test']['min']} dB")
+    lowest = floor.get("test", {}).get("min", np.inf)
+    if not settings.quick and lowest < stage.minimum_test_floor:
+        raise PeelError(f"test images are too noisy: floor {lowest} dB")
     return document
 
 
