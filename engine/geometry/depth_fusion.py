@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ReconstructionError
 from ..render.camera import Camera
+from .depth_noise import averaged, disagreement, smoothed
 from .filters import remove_outliers
 from .points import Points, mean_by_group, unit_or_zero
 from .rig import check_cameras
@@ -21,6 +22,9 @@ _MIN_COSINE = 0.1
 #: Pixels of one view per spacing, along a line, that become points: more would cost time for an
 #: average over dozens of them.
 _SAMPLES_PER_SPACING = 1.5
+#: Views that disagree by less than this many spacings are left as they are: exact depth is off by
+#: a quarter, as a point is looked up in the nearest pixel of a slanted surface.
+_NOISY = 0.5
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class FusionSettings:
     pixels_per_point: the spacing of the points, in pixels of the median measurement. Measured
         surfaces carry finer points than hulls do: each halving still gained a decibel after
         training, for four times the points.
-    tolerance: depths that differ by less than this many spacings agree.
+    tolerance: depths that differ by less than this many spacings agree, or by less than twice the
+        noise of the measurement, where that is more.
     min_views: so many *other* views must see a point at its depth (all of them, where there are
         fewer).
     max_conflict: and at most this share of the views that could see the point may look through it,
@@ -88,7 +93,9 @@ def fuse_depth(
     masks: V arrays (H, W), true on the subject; without one a camera's whole depth map counts.
     Every pixel of the subject becomes a point; it stays when enough other views see a surface
     there and few look through it; a view that does not see it, or sees something nearer, abstains.
-    The points of one voxel of the spacing are averaged, which also averages their noise.
+    Where the views disagree by more than half a spacing their depth is noisy: every depth map is
+    smoothed, edges kept, and a point is averaged with the surfaces of the views that agree on it.
+    The points of one voxel of the spacing are averaged, too.
     spacing: of the points in world units. By default it follows from the measurements: pass that of
     the first frame's result on to the others.
     Returns points with normals and the number of views that agree on them.
@@ -108,11 +115,18 @@ def fuse_depth(
     if not 0 < spacing < np.inf:
         raise ReconstructionError(f"the point spacing must be above 0, not {spacing}")
     clouds = [_back_project(view, spacing, index) for index, view in enumerate(views)]
+    tolerance = settings.tolerance * spacing
+    sigma = _sigma(views, clouds)
+    noisy = sigma > _NOISY * spacing
+    if noisy:
+        views = [_view(view.camera, smoothed(view.depth, sigma)) for view in views]
+        clouds = [_back_project(view, spacing, index) for index, view in enumerate(views)]
+        tolerance = max(tolerance, 2 * _sigma(views, clouds))
     position = np.concatenate([cloud[0] for cloud in clouds])
     normal = np.concatenate([cloud[1] for cloud in clouds])
     owner = np.repeat(np.arange(len(views)), [len(cloud[0]) for cloud in clouds])
 
-    agreeing, conflicting = _compare(position, owner, views, settings.tolerance * spacing)
+    agreeing, conflicting = _compare(position, owner, views, tolerance)
     enough = min(settings.min_views, len(views) - 1)
     # The view that measured the point agrees with itself.
     kept = agreeing >= enough
@@ -123,6 +137,9 @@ def fuse_depth(
             hint="Check the calibration and the unit of the depth maps, or raise the tolerance",
         )
     position, normal, agreeing = position[kept], normal[kept], agreeing[kept] + 1
+    if noisy:
+        cameras, depths = [view.camera for view in views], [view.depth for view in views]
+        position = averaged(position, owner[kept], cameras, depths, tolerance)
     while True:
         points = _downsample(position, normal, agreeing, spacing)
         if len(points) <= settings.max_points:
@@ -134,8 +151,6 @@ def fuse_depth(
 
 def _prepare(cameras, depths, masks):
     """Checked and cleaned depth maps, as DepthView; cameras without one are left out."""
-    import cv2
-
     masks = [None] * len(cameras) if masks is None else masks
     if len(depths) != len(cameras) or len(masks) != len(cameras):
         raise ReconstructionError(
@@ -157,11 +172,21 @@ def _prepare(cameras, depths, masks):
         clean[~(np.isfinite(clean) & (clean > camera.near) & (clean < camera.far))] = np.nan
         if mask is not None:
             clean[np.asarray(mask) == 0] = np.inf
-        solid = np.where(np.isnan(clean), -np.inf, clean)
-        # Beyond the image border there is no surface to be seen through: erode pads with +inf.
-        front = cv2.erode(solid, np.ones((3, 3), dtype=np.uint8))
-        views.append(DepthView(camera, clean, front))
+        views.append(_view(camera, clean))
     return views
+
+
+def _view(camera, depth):
+    import cv2
+
+    solid = np.where(np.isnan(depth), -np.inf, depth)
+    # Beyond the image border there is no surface to be seen through: erode pads with +inf.
+    return DepthView(camera, depth, cv2.erode(solid, np.ones((3, 3), dtype=np.uint8)))
+
+
+def _sigma(views, clouds):
+    cameras, depths = [view.camera for view in views], [view.depth for view in views]
+    return disagreement(cameras, depths, [position for position, _ in clouds])
 
 
 def _pixel_sizes(view):
