@@ -66,14 +66,29 @@ class BackgroundSettings:
 class Background:
     """points: of the background. color: (N, 3) float32 RGB in [0, 1].
 
-    surfaces: per given view its completed inverse depth, None where it has no neighbours.
-    guessed: (N,) bool, points that no view has seen, only closed.
+    guessed: (N,) bool, points that no view has seen, only closed. surfaces: of the views that
+    were compared. lenses: of all cameras of the rig. centre: (3,) where they look.
     """
 
     points: Points
     color: np.ndarray
-    surfaces: tuple[InverseDepth | None, ...]
     guessed: np.ndarray
+    surfaces: tuple[InverseDepth, ...]
+    lenses: tuple[Camera, ...]
+    centre: np.ndarray
+
+    def misplaced(
+        self, position: np.ndarray, reach: np.ndarray | float, settings: BackgroundSettings
+    ) -> np.ndarray:
+        """Which places (N, 3) are where nothing can be, (N,) bool.
+
+        That is before a lens, and far in front of what a view sees, where the subject moves.
+        reach: (N,) how far a point there extends, world units.
+        """
+        wrong = _in_free_space(position, self.surfaces, settings.free_space)
+        return wrong | _before_a_lens(
+            position, self.lenses, self.centre, reach, settings.lens_space
+        )
 
 
 def static_background(
@@ -141,26 +156,26 @@ def static_background(
 
     position, color, spacing = _fused(surfaces, [plates[v] for v in views], hidden, near, settings)
 
-    def impossible(places):
-        wrong = _in_free_space(places, surfaces, settings.free_space)
-        lens_cameras = [*cameras, *lenses]
-        return wrong | _before_a_lens(places, lens_cameras, centre, spacing, settings.lens_space)
-
-    kept = ~impossible(position)
+    found = Background(
+        Points(position, spacing),
+        color,
+        np.zeros(len(position), dtype=bool),
+        tuple(surfaces),
+        (*cameras, *lenses),
+        centre,
+    )
+    kept = ~found.misplaced(position, 4 * spacing, settings)
     if not kept.any():
         raise ReconstructionError("nothing of the background is where cameras could see it")
     position, color = position[kept], color[kept]
     closing, direction = gaps(shell, position, everyone, spacing, settings.shell_margin)
-    kept = ~impossible(closing)
+    kept = ~found.misplaced(closing, 4 * spacing, settings)
     closing, direction = closing[kept], direction[kept]
     closing_color = np.clip(continued(shell, position, color, direction), 0, 1)
     guessed = np.arange(len(position) + len(closing)) >= len(position)
     position = np.concatenate([position, closing]).astype(np.float32)
     color = np.concatenate([color, closing_color]).astype(np.float32)
-    whole: list[InverseDepth | None] = [None] * len(cameras)
-    for view, surface in zip(views, surfaces, strict=True):
-        whole[view] = surface
-    return Background(Points(position, spacing), color, tuple(whole), guessed)
+    return replace(found, points=Points(position, spacing), color=color, guessed=guessed)
 
 
 def _guide(plate, surface):
@@ -355,12 +370,11 @@ def _in_free_space(position, surfaces, share):
     return wrong
 
 
-def _before_a_lens(position, cameras, centre, spacing, share):
+def _before_a_lens(position, cameras, centre, reach, share):
     """Which points (N, 3) would cover a camera that is mounted among them.
 
-    They are near and inside its frustum, widened by the disks that the points are.
+    They are near and inside its frustum, widened by the reach of the disks that the points are.
     """
-    reach = 4 * spacing
     wrong = np.zeros(len(position), dtype=bool)
     for camera in cameras:
         if camera.orthographic:

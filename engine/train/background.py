@@ -11,7 +11,7 @@ import torch
 from .. import __name__ as engine_name
 from ..capture.capture import Capture
 from ..errors import ReconstructionError
-from ..geometry.background import static_background
+from ..geometry.background import BackgroundSettings, static_background
 from ..model.camera_color import CameraColor
 from ..model.points import ExplicitPoints
 from ..render.splats import SH_C0, Splats
@@ -25,6 +25,7 @@ log = logging.getLogger(engine_name)
 
 #: Plates that a background needs at least: two views can agree on a wrong place.
 _FEWEST_PLATES = 3
+ATTRIBUTES = ("position", "radius", "density", "sh")
 
 
 def reconstruct_background(
@@ -85,6 +86,9 @@ def reconstruct_background(
     )
     log_gain, offset = color.center(used)
     splats = model().to_splats()
+    # Points may have moved to where they hide nothing in a plate, but the subject in the clip.
+    kept = ~found.misplaced(splats.position, 0.7 * splats.radius, BackgroundSettings())
+    splats = Splats(*(getattr(splats, name)[kept] for name in ATTRIBUTES))
     save_splats(folder.background, seen_by_mean_camera(splats, log_gain, offset), psnr=psnr)
     return color
 

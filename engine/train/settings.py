@@ -21,7 +21,8 @@ class TrainSettings:
         positions move into the subject, in spacings, because a disk centred on the surface sticks
         out of the silhouette.
     rates: Adam's learning rates; position in spacings, decayed by `decay` over the run.
-    mask_weight, dssim_weight, lpips_weight: of the losses beside the colour's mean squared error.
+    mask_weight, dssim_weight, lpips_weight, depth_weight: of the losses beside the colour's mean
+        squared error; depth counts where the points come from depth maps.
     background_steps, background_radius, background_layers: steps (whole images), start radius in
         spacings and K for the static background.
     """
@@ -43,7 +44,8 @@ class TrainSettings:
     mask_weight: float = 5e-3
     dssim_weight: float = 0.0
     lpips_weight: float = 1e-3
-    background_steps: int = 450
+    depth_weight: float = 0.0
+    background_steps: int = 900
     background_radius: float = 1.5
     background_layers: int = 16
     seed: int = 0
@@ -68,9 +70,9 @@ class TrainSettings:
 
 
 PRESETS = {
-    "draft": TrainSettings(steps=150, background_steps=250),
+    "draft": TrainSettings(steps=150, background_steps=300),
     "standard": TrainSettings(),
-    "high": TrainSettings(steps=800, dssim_weight=0.01, background_steps=900),
+    "high": TrainSettings(steps=800, dssim_weight=0.01, background_steps=1500),
 }
 
 
