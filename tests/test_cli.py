@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from ball import write_ball_capture
 
+from peel4d.engine.clip.reader import ClipReader
+from peel4d.engine.clip.writer import write_clip
+from peel4d.engine.render.splats import Splats
+
 QUICK = ("--preset", "draft", "--steps", "25")
 
 
@@ -62,7 +66,11 @@ def test_evaluate_json_has_the_documented_form(reconstruction):
     result = peel4d("evaluate", reconstruction, "--region", "mask", "--json")
     value = json.loads(result.stdout)
     assert value["region"] == "mask" and value["camera_color"] == "mean"
-    assert {"view", "frame", "psnr", "ssim", "lpips"} == set(value["views"][0])
+    measures = {"psnr", "ssim", "lpips", "flip", "gradient_energy", "gradient_correlation"}
+    assert {"view", "frame"} | measures == set(value["views"][0])
+    assert measures == set(value["mean"])
+    assert 0.5 < value["mean"]["gradient_energy"] < 1.2
+    assert 0.5 < value["mean"]["gradient_correlation"] < 1
     assert len(value["views"]) == 3 and {row["view"] for row in value["views"]} == {"09"}
     mean = np.mean([row["psnr"] for row in value["views"]])
     assert value["mean"]["psnr"] == pytest.approx(mean)
@@ -73,6 +81,7 @@ def test_evaluate_writes_pictures(reconstruction, tmp_path):
     result = peel4d("evaluate", reconstruction, "--views", "09", "--pictures", tmp_path / "p")
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "p").glob("09_*.png"))) == 3
+    assert "SSIM" in result.stdout and "gradient energy" in result.stdout
 
 
 def test_evaluate_unknown_view(reconstruction):
@@ -178,6 +187,22 @@ def test_render_png_and_movie(reconstruction, tmp_path):
         frames = [frame.to_ndarray(format="rgb24") for frame in movie.decode(video=0)]
     assert len(frames) == 5 and frames[0].shape == (48, 64, 3)
     assert frames[0].max() > 60
+
+
+def test_render_leaves_the_background_out(reconstruction, tmp_path):
+    import cv2
+
+    clip = tmp_path / "room.p4d"
+    with ClipReader(reconstruction / "clip.p4d") as reader:
+        ball, cameras = reader.frame(0), reader.info.cameras
+    around = ball.position / np.linalg.norm(ball.position, axis=1, keepdims=True)
+    room = Splats(9 * around, np.full(len(ball), 2.0), np.ones(len(ball)), ball.sh)
+    write_clip(clip, [ball], fps=24, cameras=cameras, static=room)
+    for options, corner in (((), 255), (("--no-background",), 0)):
+        result = peel4d("render", clip, "--view", "09", *options, "-o", tmp_path / "a.png")
+        assert result.returncode == 0, result.stderr
+        alpha = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., 3]
+        assert alpha[0, 0] == corner and alpha[48, 48] > 200
 
 
 def test_render_refuses_what_it_cannot_do(reconstruction, tmp_path):

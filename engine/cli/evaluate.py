@@ -10,6 +10,14 @@ from ..errors import ReconstructionError
 from .arguments import parse_names
 from .console import progress_reporter
 
+#: What is said once, as the mean over all images.
+FURTHER = (
+    ("lpips", "LPIPS-VGG"),
+    ("flip", "FLIP"),
+    ("gradient_energy", "gradient energy"),
+    ("gradient_correlation", "gradient correlation"),
+)
+
 
 def add_parser(commands) -> None:
     parser = commands.add_parser(
@@ -38,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
             views=options.views,
             region=options.region,
             stage=options.stage,
+            flip=True,
             pictures=options.pictures,
             progress=progress,
         )
@@ -49,12 +58,11 @@ def run(options: argparse.Namespace) -> int:
         rows = [score for score in result["views"] if score["view"] == name]
         psnr, ssim = (sum(r[key] for r in rows) / len(rows) for key in ("psnr", "ssim"))
         print(f"  view {name:12} {len(rows):4} images  {psnr:6.2f} dB  SSIM {ssim:.3f}")
-    mean = result["mean"]
-    lpips = "" if mean["lpips"] is None else f"  LPIPS-VGG {mean['lpips']:.3f}"
-    count = len(result["views"])
-    print(
-        f"  mean {'':12} {count:4} images  {mean['psnr']:6.2f} dB  SSIM {mean['ssim']:.3f}{lpips}"
-    )
+    mean, count = result["mean"], len(result["views"])
+    print(f"  mean {'':12} {count:4} images  {mean['psnr']:6.2f} dB  SSIM {mean['ssim']:.3f}")
+    further = [f"{label} {mean[name]:.3f}" for name, label in FURTHER if mean[name] is not None]
+    if further:
+        print("  " + "  ".join(further))
     for entry in result["skipped"]:
         print(f"  skipped view {entry['view']} frame {entry['frame']}: {entry['reason']}")
     return 0

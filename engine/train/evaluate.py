@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ from ..render.core import IDENTITY
 from ..render.settings import PeelSettings
 from ..render.splats import PackedSplats, Splats
 from .checkpoint import load_tensors
-from .metrics import REGIONS, Score, psnr, region_of, ssim, summarize
-from .perceptual import load_lpips
+from .metrics import REGIONS, Score, gradients, psnr, region_of, ssim, summarize
+from .perceptual import flip_error, load_lpips
 from .plan import Folder, load_plan
 from .plates import composite, load_plates
 
@@ -36,15 +36,19 @@ def evaluate(
     views: list[str] | None = None,
     region: str = "full",
     stage: str = "final",
+    flip: bool = False,
     pictures: Path | None = None,
+    only: Collection[tuple[str, int]] | None = None,
     progress: ProgressCallback = silent,
 ) -> dict:
     """Render every frame of the given views (default: the held-out ones) and score it.
 
     region: "full" or "mask" (see metrics). stage: "final" or "initial", the clip of the untrained
-    points. pictures: folder for PNGs, ground truth beside the render. A clip without a background
-    is composited over the view's clean plate, or over black where there is none. An unseen camera
-    has the colours of the rig's mean camera. Returns the stable form of metrics.summarize.
+    points. flip: measure that, too, which takes longer than everything else. pictures: folder for
+    PNGs, ground truth beside the render. only: the images to look at, (view, frame), of all these.
+    A clip without a background is composited over the view's clean plate, or over black where there
+    is none. An unseen camera has the colours of the rig's mean camera. Returns the stable form of
+    metrics.summarize.
     """
     if region not in REGIONS:
         raise ReconstructionError(f"no region called '{region}'", hint="Use full or mask")
@@ -77,11 +81,15 @@ def evaluate(
     with ClipReader(path) as clip:
         modelled = clip.info.static_points > 0
         plates = {} if modelled else load_plates(capture, reader, folder, indices)
-        total = len(plan.frames) * len(indices)
+        wanted = [
+            [view for view in indices if only is None or (capture.views[view].name, label) in only]
+            for label in plan.frames
+        ]
+        total = sum(map(len, wanted))
         for step, label in enumerate(plan.frames):
             frame = capture.frames.index(label)
-            points = clip.packed(step)
-            for view in indices:
+            points = clip.packed(step) if wanted[step] else []
+            for view in wanted[step]:
                 name = capture.views[view].name
                 truth, area, reason = _truth(capture, reader, frame, view, region)
                 if truth is None:
@@ -94,7 +102,7 @@ def evaluate(
                 picture = composite(picture, plates.get(view))
                 # What is scored is what an 8-bit file would hold.
                 picture = np.round(picture * 255).astype(np.float32) / 255
-                scores.append(score(name, label, picture, truth, area))
+                scores.append(score(name, label, picture, truth, area, flip=flip))
                 if pictures is not None:
                     save_comparison(pictures / f"{name}_{label:06d}.png", truth, picture)
                 progress(Progress("evaluate", len(scores) + len(skipped), total))
@@ -161,7 +169,13 @@ def held_out_psnr(
 
 
 def score(
-    view: str, frame: int, picture: np.ndarray, truth: np.ndarray, area: np.ndarray | None
+    view: str,
+    frame: int,
+    picture: np.ndarray,
+    truth: np.ndarray,
+    area: np.ndarray | None,
+    *,
+    flip: bool = False,
 ) -> Score:
     """One picture against the truth, (H, W, 3) in [0, 1], inside `area` or everywhere."""
     return Score(
@@ -170,6 +184,8 @@ def score(
         psnr(picture, truth, area),
         ssim(picture, truth, area),
         _lpips(picture, truth, area),
+        flip_error(picture, truth, area) if flip else None,
+        *gradients(picture, truth, area),
     )
 
 

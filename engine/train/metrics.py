@@ -5,6 +5,11 @@ fewer than 100 px in it are skipped. Source of SSIM: Wang et al. 2004, Gaussian 
 sigma 1.5, K = (0.01, 0.03), per channel, population statistics; the score is the mean of its map
 over the region, and outside the region both pictures are made equal first, so that what lies
 beyond cannot leak in through the window.
+
+PSNR likes blur, so detail has measures of its own: the energy of the picture's gradients relative
+to the truth's (below 1: blurred; above 1: noise or ringing) and how far the two go together (1:
+the same edges in the same places). Gradients are forward differences, which see the finest detail
+there is; a pixel counts where all three pixels that they need are in the region.
 """
 
 from __future__ import annotations
@@ -22,13 +27,24 @@ PSNR_LIMIT = 100.0
 
 @dataclass(frozen=True)
 class Score:
-    """One picture's scores. lpips is None where its weights are not installed."""
+    """One picture's scores, see `MEASURES`; None for what was not or cannot be measured.
+
+    lpips: None where its weights are not installed. flip: mean error in [0, 1], None where its
+    package is not installed. The gradients have none where the truth is flat.
+    """
 
     view: str
     frame: int
     psnr: float
     ssim: float
     lpips: float | None = None
+    flip: float | None = None
+    gradient_energy: float | None = None
+    gradient_correlation: float | None = None
+
+
+#: The measures of a score by name, in the order in which people read them.
+MEASURES = ("psnr", "ssim", "lpips", "flip", "gradient_energy", "gradient_correlation")
 
 
 def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
@@ -83,6 +99,33 @@ def ssim(picture: np.ndarray, truth: np.ndarray, region: np.ndarray | None = Non
     return float(ssim_map(picture, truth)[region].mean())
 
 
+def gradients(
+    picture: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None
+) -> tuple[float | None, float | None]:
+    """Energy of a picture's gradients relative to the truth's, and the correlation of both.
+
+    Pictures (H, W, 3) in [0, 1], region (H, W) bool. energy = sum |grad p|^2 / sum |grad t|^2,
+    correlation = sum (grad p . grad t) / sqrt(sum |grad p|^2 sum |grad t|^2), in [-1, 1] and 0 for
+    a flat picture. (None, None) where the truth is flat.
+    """
+    if region is None:
+        region = np.ones(truth.shape[:2], dtype=bool)
+    inside = region[:-1, :-1] & region[1:, :-1] & region[:-1, 1:]
+
+    def gradient(image: np.ndarray) -> np.ndarray:
+        image = image.astype(np.float64)
+        corner = image[:-1, :-1]
+        return np.stack([image[:-1, 1:] - corner, image[1:, :-1] - corner])[:, inside]
+
+    ours, real = gradient(picture), gradient(truth)
+    energy, true_energy = float((ours**2).sum()), float((real**2).sum())
+    if true_energy == 0:
+        return None, None
+    together = float((ours * real).sum())
+    correlation = together / np.sqrt(energy * true_energy) if energy else 0.0
+    return energy / true_energy, float(correlation)
+
+
 def summarize(scores: list[Score], region: str, **extra: object) -> dict:
     """The stable JSON form of `evaluate --json` and of the demo's metrics.json."""
 
@@ -93,6 +136,6 @@ def summarize(scores: list[Score], region: str, **extra: object) -> dict:
     return {
         "region": region,
         "views": [asdict(score) for score in scores],
-        "mean": {name: mean(name) for name in ("psnr", "ssim", "lpips")},
+        "mean": {name: mean(name) for name in MEASURES},
         **extra,
     }
