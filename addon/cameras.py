@@ -102,17 +102,20 @@ def create_cameras(
     parent: bpy.types.Object,
     collection: bpy.types.Collection,
     *,
+    everything: np.ndarray | None = None,
     scale: float = 1.0,
 ) -> dict[str, bpy.types.Object]:
     """One Blender camera per captured camera, children of the clip object or rig `parent`.
 
     As children they keep looking at the same points wherever the clip is moved, turned or scaled.
     bounds: (2, 3) of the subject in the capture's world; sets the clipping distances and the size
-    of the symbols. scale: of the parent; Blender's clipping distances are not scaled with it.
+    of the symbols. everything: (2, 3) of all that is to be seen, with a background. scale: of the
+    parent; Blender's clipping distances are not scaled with it.
     Returns the camera objects by the name of their view.
     """
     diagonal = float(np.linalg.norm(bounds[1] - bounds[0])) or 1.0
-    corners = np.array(np.meshgrid(*bounds.T)).reshape(3, -1).T
+    seen = bounds if everything is None else everything
+    corners = np.array(np.meshgrid(*seen.T)).reshape(3, -1).T
     created = {}
     for camera in cameras:
         lens = lens_from_intrinsics(camera.K, camera.width, camera.height)

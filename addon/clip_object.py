@@ -58,7 +58,7 @@ class Peel4DRelocateClip(bpy.types.Operator, ImportHelper):
         path = Path(bpy.path.abspath(self.filepath)).absolute()
         try:
             with ClipReader(path) as reader:
-                bounds = reader.info.bounds
+                bounds = reader.info.frame_bounds
         except PeelError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -158,7 +158,7 @@ class Peel4DAddCropBox(bpy.types.Operator):
         if info is None:
             self.report({"ERROR"}, f"{clip.name}: {clip_file(clip).problem}")
             return {"CANCELLED"}
-        low, high = info.bounds
+        low, high = info.bounds if clip.peel4d.show_background else info.frame_bounds
         box = bpy.data.objects.new(f"{clip.name} crop", None)
         box.empty_display_type = "CUBE"
         box.empty_display_size = 1.0

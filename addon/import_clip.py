@@ -71,7 +71,8 @@ def import_clip(
     path = Path(path).absolute()
     with ClipReader(path) as reader:
         info = reader.info
-    bounds = np.asarray(info.bounds, dtype=np.float64).reshape(2, 3)
+    # The subject's: a box around a whole room would say nothing about where the clip is.
+    bounds = info.frame_bounds
     for camera in info.cameras if cameras else ():
         lens_from_intrinsics(camera.K, camera.width, camera.height)  # or refuse before adding
 
@@ -89,7 +90,7 @@ def import_clip(
     if cameras and info.cameras:
         group = bpy.data.collections.new(f"{path.stem} cameras")
         collection.children.link(group)
-        created = create_cameras(info.cameras, bounds, clip, group)
+        created = create_cameras(info.cameras, bounds, clip, group, everything=info.bounds)
         if scene.camera is None:
             scene.camera = next(iter(created.values()))
     if set_frame_range:

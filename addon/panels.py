@@ -82,7 +82,7 @@ class _ClipPanel:
         layout.use_property_split = True
         clip_object = context.object
         clip = clip_object.peel4d
-        self._draw_file(layout, clip_object)
+        info = self._draw_file(layout, clip_object)
         header, body = layout.panel("PEEL4D_clip_playback")
         header.label(text="Playback")
         if body is not None:
@@ -99,6 +99,9 @@ class _ClipPanel:
         header, body = layout.panel("PEEL4D_clip_look")
         header.label(text="Look")
         if body is not None:
+            background = body.column()
+            background.enabled = info is None or info.static_points > 0
+            background.prop(clip, "show_background")
             animated = body.column()
             animated.prop(clip, "opacity")
             animated.prop(clip, "exposure")
@@ -110,7 +113,10 @@ class _ClipPanel:
             if clip.crop_object is None:
                 crop.operator(Peel4DAddCropBox.bl_idname, text="", icon="ADD")
 
-    def _draw_file(self, layout: bpy.types.UILayout, clip_object: bpy.types.Object) -> None:
+    def _draw_file(
+        self, layout: bpy.types.UILayout, clip_object: bpy.types.Object
+    ) -> ClipInfo | None:
+        """Returns the clip's head, None where the file cannot be shown."""
         state = clip_file(clip_object)
         row = _plain(layout).row(align=True)
         row.alert = bool(state.problem)
@@ -123,11 +129,12 @@ class _ClipPanel:
             layout.operator(Peel4DRelocateClip.bl_idname, icon="FILE_FOLDER")
             if state.missing and state.path:
                 layout.operator(Peel4DFindMissingClips.bl_idname, icon="VIEWZOOM")
-            return
+            return None
         column = layout.column(align=True)
         column.active = False
         for line in facts(state.info, state.nbytes):
             column.label(text=line)
+        return state.info
 
 
 def _plain(layout: bpy.types.UILayout) -> bpy.types.UILayout:
@@ -139,16 +146,21 @@ def _plain(layout: bpy.types.UILayout) -> bpy.types.UILayout:
 
 def facts(info: ClipInfo, nbytes: int) -> list[str]:
     """What the head of a clip says, for people."""
-    counts = [count + info.static_points for count in info.points]
-    low, high = min(counts, default=0), max(counts, default=0)
+    low, high = min(info.points, default=0), max(info.points, default=0)
     points = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     seconds = info.frame_count / info.fps
-    size = np.asarray(info.bounds[1] - info.bounds[0])
-    return [
+    lines = [
         f"{info.frame_count:,} frames at {info.fps:g} fps ({seconds:.2f} s)",
         f"{points} points, {megabytes(nbytes)}",
-        "{:.2f} x {:.2f} x {:.2f} units".format(*size),
+        _extent(info.frame_bounds),
     ]
+    if info.static_points:
+        lines.append(f"Background: {info.static_points:,} points, {_extent(info.bounds)}")
+    return lines
+
+
+def _extent(bounds: np.ndarray) -> str:
+    return "{:.2f} x {:.2f} x {:.2f} units".format(*(bounds[1] - bounds[0]))
 
 
 def megabytes(nbytes: int) -> str:

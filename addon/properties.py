@@ -48,6 +48,13 @@ class Peel4DClipProperties(bpy.types.PropertyGroup):
         description="Of the .blend file that a relative path was written in",
         options={"HIDDEN"},
     )
+    show_background: BoolProperty(
+        name="Background",
+        description="Show what does not move in the clip, too, not its subject alone",
+        default=True,
+        override=_OVERRIDE,
+        update=clip_changed,
+    )
     opacity: FloatProperty(
         name="Opacity",
         description="Multiplies the density of every point",

@@ -241,6 +241,10 @@ def test_static_points_are_stored_once_and_belong_to_every_frame(tmp_path):
             np.testing.assert_array_equal(splats.sh[200:, :1], background.frame(0).sh)
         assert describe(reader)["points"]["static"] == 4000
         assert reader.info.bounds[1, 2] >= room.position[:, 2].max()
+        positions = np.concatenate([frame.position for frame in frames])
+        own = [positions.min(axis=0), positions.max(axis=0)]
+        np.testing.assert_allclose(reader.info.frame_bounds, own, atol=1e-6)
+        np.testing.assert_array_equal(background.info.frame_bounds, background.info.bounds)
 
 
 def test_many_threads_read_one_clip(tmp_path):

@@ -293,10 +293,15 @@ def test_static_points_are_a_part_of_their_own(tmp_path):
         (own, static), (_, again) = reader.packed(0), reader.packed(1)
         assert (len(own), len(static)) == (20, 500) and static is again
         assert own.sh_degree == static.sh_degree == 1
+        assert reader.packed(0, static=False) == (own,)
         frame = reader.frame(0)
         for name in NAMES:
             parts = [getattr(part.unpack(), name) for part in (own, static)]
             np.testing.assert_array_equal(np.concatenate(parts), getattr(frame, name))
+    with ClipReader(path) as reader:
+        reader.prefetch(0, static=False)
+        reader.packed(0, static=False)
+        assert reader.decoded(0, static=False) and not reader.decoded(0)
     write_clip(path, [cloud(20)], fps=25)
     with ClipReader(path) as reader:
         assert len(reader.packed(0)) == 1

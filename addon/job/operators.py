@@ -56,6 +56,11 @@ class Peel4DReconstruct(bpy.types.Operator):
         description="draft, standard or high; empty: that of the scene",
         options={"SKIP_SAVE"},
     )
+    background: StringProperty(
+        name="Scene",
+        description="auto, or none for the subject only; empty: that of the scene",
+        options={"SKIP_SAVE"},
+    )
     frames: StringProperty(
         name="Frames",
         description="a:b for the frames a <= n < b; empty: those of the scene",
@@ -126,7 +131,8 @@ class Peel4DReconstruct(bpy.types.Operator):
             return Request(None, output, resume=True)
         if self.capture.strip() and self.output.strip():
             capture, output = (Path(bpy.path.abspath(p)) for p in (self.capture, self.output))
-            request = Request(capture, output, scene.peel4d_job.preset)
+            job = scene.peel4d_job
+            request = Request(capture, output, job.preset, background=job.background)
         else:
             if self.capture.strip():
                 scene.peel4d_job.capture_path = self.capture
@@ -136,6 +142,7 @@ class Peel4DReconstruct(bpy.types.Operator):
         return replace(
             request,
             preset=self.preset or request.preset,
+            background=self.background or request.background,
             frames=self.frames or request.frames,
             views=names(self.views) or request.views,
             test_views=names(self.test_views) or request.test_views,

@@ -33,7 +33,9 @@ from .result import showing
 from .session import SESSION
 
 _STAGES = {
-    "clean plates": "Backgrounds",
+    "masks": "Masks",
+    "clean plates": "Empty pictures",
+    "background": "Background",
     "camera colour": "Camera colours",
     "frames": "Training",
     "clip": "Writing the clip",
@@ -103,6 +105,7 @@ def _draw_settings(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
         layout.prop(job, "capture_path")
     layout.prop(job, "output")
     layout.prop(job, "preset")
+    layout.prop(job, "background")
     layout.prop(job, "use_frame_range")
     if job.use_frame_range:
         row = layout.row(align=True)

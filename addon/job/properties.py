@@ -14,6 +14,10 @@ PRESET_ITEMS = (
     ("standard", "Standard", "Good quality"),
     ("high", "High", "Twice the steps of Standard and sharper texture"),
 )
+BACKGROUND_ITEMS = (
+    ("auto", "Subject and Background", "Also what does not move, where the cameras see it"),
+    ("none", "Subject Only", "What the masks show and nothing else"),
+)
 
 
 class Peel4DJobProperties(bpy.types.PropertyGroup):
@@ -35,6 +39,13 @@ class Peel4DJobProperties(bpy.types.PropertyGroup):
         description="Quality against time",
         items=PRESET_ITEMS,
         default="standard",
+        options=set(),
+    )
+    background: EnumProperty(
+        name="Scene",
+        description="What is reconstructed",
+        items=BACKGROUND_ITEMS,
+        default="auto",
         options=set(),
     )
     use_frame_range: BoolProperty(

@@ -89,7 +89,7 @@ def draw(engine: bpy.types.RenderEngine, picture: FinalPicture) -> None:
         if engine.test_break():
             return
         engine.update_stats("Peel4D", f"Reading clip {index + 1}/{len(clips.instances)}")
-        for part in SESSION.points(item.reader, item.frame, item.look):
+        for part in SESSION.points(item):
             instances.append(Instance(part, item.matrix, item.opacity, index))
         engine.update_progress(_READ * (index + 1) / len(clips.instances))
     if picture.step is not None:

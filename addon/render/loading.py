@@ -22,7 +22,7 @@ def load(session: Session, clips: ClipScene, last_time: float | None) -> list[In
     """
     instances = []
     for index, item in enumerate(clips.instances):
-        for part in session.points(item.reader, item.frame, item.look):
+        for part in session.points(item):
             instances.append(Instance(part, item.matrix, item.opacity, index))
     prefetch(clips, step_between(last_time, clips.time))
     return instances
@@ -30,7 +30,7 @@ def load(session: Session, clips: ClipScene, last_time: float | None) -> list[In
 
 def decoded(clips: ClipScene) -> bool:
     """Whether `load` need not decode anything."""
-    return all(one.reader.decoded(one.frame) for one in clips.instances)
+    return all(one.reader.decoded(one.frame, static=one.background) for one in clips.instances)
 
 
 class Loading:
@@ -117,6 +117,4 @@ class Loading:
 
 def _same_points(one: ClipScene, other: ClipScene) -> bool:
     """Whether they show the same frames in the same way, wherever they are."""
-    return [(id(i.reader), i.frame, i.look) for i in one.instances] == [
-        (id(i.reader), i.frame, i.look) for i in other.instances
-    ]
+    return [i.points_key for i in one.instances] == [i.points_key for i in other.instances]

@@ -42,4 +42,5 @@ def wanted_frames(clips: ClipScene, step: float) -> list[tuple[int, int]]:
 def prefetch(clips: ClipScene, step: float) -> None:
     """Start decoding them in the background. Errors appear when a frame is asked for."""
     for index, frame in wanted_frames(clips, step):
-        clips.instances[index].reader.prefetch(frame)
+        item = clips.instances[index]
+        item.reader.prefetch(frame, static=item.background)

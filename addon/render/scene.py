@@ -23,7 +23,8 @@ class ClipInstance:
     """One appearance of one frame of a clip.
 
     reader, frame: what to decode. matrix: (4, 4) float64, clip -> world. opacity: in [0, 1].
-    look: changes to its points. mapping: which other frames other times show.
+    look: changes to its points. background: whether its static points are shown. mapping: which
+    other frames other times show.
     """
 
     reader: ClipReader
@@ -31,7 +32,13 @@ class ClipInstance:
     matrix: np.ndarray
     opacity: float
     look: Look
+    background: bool
     mapping: FrameMapping
+
+    @property
+    def points_key(self) -> tuple[object, ...]:
+        """Equal for instances that show the same points, wherever they are."""
+        return id(self.reader), self.frame, self.look, self.background
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +90,17 @@ def collect(
         frame = mapping.clip_frame(time, info.frame_count)
         if frame is None or clip.opacity <= 0.0:
             continue
-        matrix = np.array(item.matrix_world, dtype=np.float64)
-        look = clip_look(instance_object, depsgraph)
-        instances.append(ClipInstance(reader, frame, matrix, float(clip.opacity), look, mapping))
+        instances.append(
+            ClipInstance(
+                reader,
+                frame,
+                matrix=np.array(item.matrix_world, dtype=np.float64),
+                opacity=float(clip.opacity),
+                look=clip_look(instance_object, depsgraph),
+                background=bool(clip.show_background and info.static_points),
+                mapping=mapping,
+            )
+        )
     defaults = PeelSettings()
     settings = PeelSettings(
         layers=scene.peel4d.layers or max(layers, default=defaults.layers),

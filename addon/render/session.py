@@ -11,6 +11,7 @@ import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...engine.clip.clip import ClipInfo
 from ...engine.clip.reader import ClipReader
@@ -20,6 +21,9 @@ from ...engine.render.splats import SH_COUNTS, PackedSplats, Splats
 from .meshes import GeometryCache
 from .picture import Canvas
 from .render_thread import RenderThread
+
+if TYPE_CHECKING:
+    from .scene import ClipInstance
 
 #: Decoded frames that one clip may keep, bytes.
 CLIP_BYTES = 512 << 20
@@ -91,14 +95,12 @@ class Session:
             frames = frames_in_budget(head.info)
         return ClipReader(path, cache_frames=frames)
 
-    def points(
-        self, reader: ClipReader, frame: int, look: Look
-    ) -> tuple[PackedSplats | Splats, ...]:
-        """The parts of a frame as a look shows them; the last ones are kept. Raises ClipError."""
-        parts = reader.packed(frame)
-        if look.is_identity:
+    def points(self, item: ClipInstance) -> tuple[PackedSplats | Splats, ...]:
+        """The parts of a frame as its look shows them; the last ones are kept. Raises ClipError."""
+        parts = item.reader.packed(item.frame, static=item.background)
+        if item.look.is_identity:
             return parts
-        return tuple(self._looked(part, look) for part in parts)
+        return tuple(self._looked(part, item.look) for part in parts)
 
     def _looked(self, part: PackedSplats, look: Look) -> PackedSplats | Splats:
         key = (id(part), look)

@@ -39,6 +39,9 @@ def add_parser(commands) -> None:
         help="0..1; default: transparent PNG, black movie",
     )
     parser.add_argument(
+        "--no-background", action="store_true", help="leave out what does not move: subjects only"
+    )
+    parser.add_argument(
         "--crop",
         type=int,
         nargs=4,
@@ -100,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
                 "a movie is at least 2x2 pixels", where=options.output, hint="Use a larger --size"
             )
         frames = _frame_indices(options, info, count, movie)
+        static = not options.no_background
 
         def pictures() -> Iterator[np.ndarray]:
             picture = None  # one image serves all frames
@@ -110,11 +114,11 @@ def run(options: argparse.Namespace) -> int:
                     instances = [
                         Instance(part, np.eye(4), id=number)
                         for number, clip in enumerate(clips)
-                        for part in clip.packed(index % clip.info.frame_count)
+                        for part in clip.packed(index % clip.info.frame_count, static=static)
                     ]
                     if step + 1 < len(frames):  # decoded while this one is drawn
                         for clip in clips:
-                            clip.prefetch(frames[step + 1] % clip.info.frame_count)
+                            clip.prefetch(frames[step + 1] % clip.info.frame_count, static=static)
                     picture = render_scene(
                         instances,
                         camera,
@@ -157,7 +161,7 @@ def _cameras(options: argparse.Namespace, clip, count: int, *, orbit: bool) -> l
     if orbit:
         rig = [camera.camera() for camera in info.cameras]
         up = mean_up(rig) if info.up is None else np.asarray(info.up, dtype=np.float64)
-        return orbit_cameras(rig, info.bounds, up, count, size=options.size)
+        return orbit_cameras(rig, info.frame_bounds, up, count, size=options.size)
     names = [camera.name for camera in info.cameras]
     name = options.view or names[0]
     if name not in names:

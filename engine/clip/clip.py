@@ -95,6 +95,8 @@ class ClipInfo:
         to every frame and are stored once.
     sh_degree: 0..3, the same for all frames.
     bounds: (2, 3) float64, lowest and highest position of any point centre; zeros without points.
+    frame_bounds: (2, 3) float64, the same of the frames' own points, which are the subject where
+        the static ones are its background; `bounds` where there are none.
     up: (3,) float64, the world's upward direction, unit length, None where it is not known.
     color: colour space of the appearance. footprint: version of the rendering rules.
     settings: how the clip wants to be peeled. cameras: of the capture, may be empty.
@@ -110,6 +112,7 @@ class ClipInfo:
     static_points: int
     sh_degree: int
     bounds: np.ndarray
+    frame_bounds: np.ndarray
     up: np.ndarray | None
     color: str
     footprint: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .reader import ClipReader
 
 
@@ -9,10 +11,10 @@ def describe(reader: ClipReader) -> dict[str, object]:
     """JSON-able description of an open clip.
 
     Keys: path, version, codec, color, frames, first_frame, fps, seconds, points {min, mean, max,
-    static}, sh_degree, bounds {low, high}, up, bytes {total, frame_min, frame_mean, frame_max,
-    per_point}, bytes_per_frame {attribute: mean}, static_bytes {attribute: bytes}, render, cameras
-    [{name, width, height, train}], attributes [{name, type, components, scope, range}],
-    provenance.
+    static}, sh_degree, bounds {low, high}, frame_bounds {low, high}, up, bytes {total, frame_min,
+    frame_mean, frame_max, per_point}, bytes_per_frame {attribute: mean}, static_bytes {attribute:
+    bytes}, render, cameras [{name, width, height, train}], attributes [{name, type, components,
+    scope, range}], provenance.
     """
     info = reader.info
     sizes = [reader.frame_nbytes(index) for index in range(info.frame_count)]
@@ -33,7 +35,8 @@ def describe(reader: ClipReader) -> dict[str, object]:
             "static": info.static_points,
         },
         "sh_degree": info.sh_degree,
-        "bounds": {"low": info.bounds[0].tolist(), "high": info.bounds[1].tolist()},
+        "bounds": _box(info.bounds),
+        "frame_bounds": _box(info.frame_bounds),
         "up": None if info.up is None else info.up.tolist(),
         "bytes": {
             "total": reader.total_nbytes,
@@ -75,3 +78,7 @@ def describe(reader: ClipReader) -> dict[str, object]:
         ],
         "provenance": dict(info.provenance),
     }
+
+
+def _box(bounds: np.ndarray) -> dict[str, list[float]]:
+    return {"low": bounds[0].tolist(), "high": bounds[1].tolist()}

@@ -85,16 +85,16 @@ class ClipReader:
         """Bytes that frame `index` takes in the file, without the static points."""
         return self._archive.size(frame_member(self._checked(index)))
 
-    def packed(self, index: int) -> tuple[PackedSplats, ...]:
+    def packed(self, index: int, *, static: bool = True) -> tuple[PackedSplats, ...]:
         """The points of frame `index`, 0 <= index < info.frame_count, as the clip stores them.
 
         One part, or two when the clip has static points: the frame's own and the static ones, whose
-        codes mean other values. Draw them as instances of one matrix in this order, which is that
-        of the points in `frame`: it decides between points of equal depth. The arrays are shared
-        and therefore read-only.
+        codes mean other values. static: False leaves these out, and they are not read. Draw them as
+        instances of one matrix in this order, which is that of the points in `frame`: it decides
+        between points of equal depth. The arrays are shared and therefore read-only.
         """
         own = self._own(self._checked(index))
-        return (own, self._static_points()) if self.info.static_points else (own,)
+        return (own, self._static_points()) if static and self.info.static_points else (own,)
 
     def frame(self, index: int) -> Splats:
         """The parts of `packed(index)` as plain numbers, one after the other, decoded anew."""
@@ -105,8 +105,9 @@ class ClipReader:
             where = self._archive.where(frame_member(index))
             raise ClipError("not enough memory for its points", where=where) from error
 
-    def prefetch(self, index: int) -> None:
-        """Start decoding frame `index` in the background. Errors appear when it is asked for.
+    def prefetch(self, index: int, *, static: bool = True) -> None:
+        """Start decoding frame `index`, and the static points, in the background. Errors appear
+        when it is asked for.
 
         At most `cache_frames` frames are on their way: beyond that the oldest request that nobody
         has begun with is dropped, or this one if there is none.
@@ -120,13 +121,13 @@ class ClipReader:
             if self._executor is None:
                 threads = 2 if (os.cpu_count() or 1) >= _TWO_THREADS_CORES else 1
                 self._executor = ThreadPoolExecutor(threads, thread_name_prefix="peel4d-clip")
-            self._pending[index] = self._executor.submit(self._prefetched, index)
+            self._pending[index] = self._executor.submit(self._prefetched, index, static)
 
-    def decoded(self, index: int) -> bool:
+    def decoded(self, index: int, *, static: bool = True) -> bool:
         """Whether `packed` returns this frame at once."""
         with self._lock:
-            static = self._static is not None or not self.info.static_points
-            return static and index in self._cache
+            waits = static and self.info.static_points and self._static is None
+            return not waits and index in self._cache
 
     def _drop_request(self) -> bool:
         """Whether there was a frame that waited for its turn. The lock is held."""
@@ -136,9 +137,9 @@ class ClipReader:
                 return True
         return False
 
-    def _prefetched(self, index: int) -> PackedSplats:
+    def _prefetched(self, index: int, static: bool) -> PackedSplats:
         try:
-            if self.info.static_points:
+            if static and self.info.static_points:
                 self._static_points()
             return self._load(index)
         finally:

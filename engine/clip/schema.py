@@ -42,6 +42,7 @@ def encode_info(info: ClipInfo, where: str) -> bytes:
         "static_points": info.static_points,
         "sh_degree": info.sh_degree,
         "bounds": info.bounds.tolist(),
+        "frame_bounds": info.frame_bounds.tolist(),
         "up": None if info.up is None else info.up.tolist(),
         "color": info.color,
         "render": {
@@ -123,6 +124,7 @@ def decode_info(data: bytes, where: str) -> ClipInfo:
     decoded = (max(points) + static_points) * point_nbytes(sh_degree)
     if decoded > MAX_DECODED_BYTES:
         raise fields.fail("points", f"a size this program opens ({decoded} bytes per frame)")
+    own_bounds = "frame_bounds" if "frame_bounds" in fields.values else "bounds"
     return ClipInfo(
         version=version,
         codec=CODEC,
@@ -132,7 +134,8 @@ def decode_info(data: bytes, where: str) -> ClipInfo:
         points=points,
         static_points=static_points,
         sh_degree=sh_degree,
-        bounds=_bounds(fields),
+        bounds=_bounds(fields, "bounds"),
+        frame_bounds=_bounds(fields, own_bounds),
         up=None if fields.values.get("up") is None else _direction(fields, "up"),
         color=COLOR_SPACE,
         footprint=FOOTPRINT_VERSION,
@@ -158,10 +161,10 @@ def _supported(fields: Fields, key: str, known: set[str]) -> None:
         )
 
 
-def _bounds(fields: Fields) -> np.ndarray:
-    bounds = fields.array("bounds", (2, 3))
+def _bounds(fields: Fields, key: str) -> np.ndarray:
+    bounds = fields.array(key, (2, 3))
     if (bounds[0] > bounds[1]).any():
-        raise fields.fail("bounds", "lowest before highest")
+        raise fields.fail(key, "lowest before highest")
     return bounds
 
 

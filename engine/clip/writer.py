@@ -118,8 +118,8 @@ class _Totals:
         self.points = points
         self.static_points = 0
         self.sh_degree = 0
-        self.low = np.full(3, np.inf)
-        self.high = np.full(3, -np.inf)
+        # scope -> lowest and highest position
+        self.extents: dict[str, np.ndarray] = {}
         # (scope, attribute) -> [lowest, highest, bytes]
         self.rows: dict[tuple[str, str], list[float]] = {}
 
@@ -138,12 +138,18 @@ class _Totals:
             )
         if chunk.bounds is None:
             return
-        self.low = np.minimum(self.low, chunk.bounds[0])
-        self.high = np.maximum(self.high, chunk.bounds[1])
+        self.extents[scope] = _around(self.extents.get(scope, chunk.bounds), chunk.bounds)
         for name, (low, high) in chunk.ranges.items():
             row = self.rows.setdefault((scope, name), [low, high, 0])
             row[0], row[1] = min(row[0], low), max(row[1], high)
             row[2] += chunk.nbytes[name]
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(2, 3) of all points and of the frames' own."""
+        if not self.extents:
+            return np.zeros((2, 3)), np.zeros((2, 3))
+        everything = _around(*self.extents.values())
+        return everything, self.extents.get("frame", everything)
 
     def attributes(self) -> Iterator[ClipAttribute]:
         components = {"position": 3, "sh": 3 * SH_COUNTS[self.sh_degree]}
@@ -153,6 +159,11 @@ class _Totals:
                     low, high, nbytes = self.rows[scope, name]
                     count = components.get(name, 1)
                     yield ClipAttribute(name, "float32", count, scope, low, high, int(nbytes))
+
+
+def _around(*boxes: np.ndarray) -> np.ndarray:
+    """The box (2, 3) around boxes."""
+    return np.stack([np.min([low for low, _ in boxes], 0), np.max([high for _, high in boxes], 0)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +184,7 @@ class _Head:
         if up is not None:
             up = np.asarray(up, dtype=np.float64).reshape(3)
             up = up / max(np.linalg.norm(up), 1e-300)
-        without_points = not np.isfinite(total.low).all()
+        bounds, frame_bounds = total.bounds()
         info = ClipInfo(
             version=SCHEMA_VERSION,
             codec=CODEC,
@@ -183,7 +194,8 @@ class _Head:
             points=tuple(total.points),
             static_points=total.static_points,
             sh_degree=total.sh_degree,
-            bounds=np.zeros((2, 3)) if without_points else np.stack([total.low, total.high]),
+            bounds=bounds,
+            frame_bounds=frame_bounds,
             up=up,
             color=COLOR_SPACE,
             footprint=FOOTPRINT_VERSION,

@@ -13,6 +13,7 @@ from exr import parse_exr
 
 import peel4d
 from peel4d.engine.clip.clip import ClipCamera
+from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.clip.writer import write_clip
 from peel4d.engine.render.settings import PeelSettings
 from peel4d.engine.render.splats import SH_COUNTS, Splats
@@ -92,6 +93,19 @@ def other_clip_path(tmp_path_factory) -> Path:
     """One frame, other points, no cameras."""
     path = tmp_path_factory.mktemp("clips") / "other.p4d"
     write_clip(path, [blob(77, degree=0)], fps=25.0, settings=SETTINGS, provenance={})
+    return path
+
+
+@pytest.fixture(scope="session")
+def room_path(tmp_path_factory, clip_path) -> Path:
+    """The frames of `clip_path` inside a static sphere of 1,500 large points and radius 4."""
+    path = tmp_path_factory.mktemp("clips") / "room.p4d"
+    points = blob(5, 1500, degree=0)
+    direction = points.position / np.linalg.norm(points.position, axis=1, keepdims=True)
+    room = Splats(4.0 * direction, np.full(1500, 0.7), np.ones(1500), points.sh)
+    with ClipReader(clip_path) as reader:
+        frames = [reader.frame(index) for index in range(reader.info.frame_count)]
+    write_clip(path, frames, fps=25.0, cameras=ring(), settings=SETTINGS, static=room)
     return path
 
 

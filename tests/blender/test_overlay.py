@@ -133,6 +133,24 @@ def test_clips_are_drawn_over_the_viewport(graphics, draw, clip, clip_path, monk
     assert viewport.read()[..., 3].max() > 0.9
 
 
+def test_a_background_is_hidden(graphics, draw, scene, room_path, monkeypatch):
+    clip = import_clip(scene, scene.collection, room_path, cameras=False).clip
+    viewport = Viewport(graphics, 0.6)
+    monkeypatch.setattr(overlay, "_STILL_AFTER", 0.0)
+    corner = {}
+    for shown in (True, False):
+        clip.peel4d.show_background = shown
+        with viewport.buffer.bind():
+            for _ in range(6):
+                viewport.clear()
+                draw()
+        assert overlay.OVERLAY.problem is None
+        corner[shown] = viewport.read()[2:20, 2:20, :3]
+        assert np.abs(viewport.read()[HEIGHT // 2, WIDTH // 2, :3] - 0.6).max() > 0.05
+    assert np.abs(corner[False] - 0.6).max() <= TOLERANCE
+    assert np.abs(corner[True] - 0.6).mean() > 0.1
+
+
 def test_decoding_does_not_wait(graphics, draw, clip, scene, monkeypatch):
     """While points are decoded the viewport keeps the picture that it has, and looks again."""
     viewport = Viewport(graphics, 0.6)

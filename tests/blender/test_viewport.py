@@ -525,10 +525,11 @@ def test_prefetched_frames():
     reader = SimpleNamespace(
         info=SimpleNamespace(frame_count=10, points=(1000,) * 10, sh_degree=1), asked=[]
     )
-    reader.prefetch = reader.asked.append
+    reader.prefetch = lambda frame, static: reader.asked.append(frame)
 
     def scene_at(frame, mode="CLIP"):
-        item = SimpleNamespace(reader=reader, frame=frame, mapping=FrameMapping(sequence_mode=mode))
+        mapping = FrameMapping(sequence_mode=mode)
+        item = SimpleNamespace(reader=reader, frame=frame, mapping=mapping, background=True)
         return SimpleNamespace(instances=(item, item), time=frame + 1.0)
 
     prefetch.prefetch(scene_at(2), 1.0)
