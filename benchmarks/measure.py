@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every benchmark shares: timing, where it ran, and the JSON that is written."""
+"""What every benchmark shares: timing, and the JSON that is written."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +13,10 @@ import numpy as np
 
 from peel4d.engine.atomic import write_text
 from peel4d.engine.errors import PeelError
-from peel4d.engine.render.core import build_info
+from peel4d.engine.machine import machine, versions
 
+#: Everything whose speed is compared.
 _DISTRIBUTIONS = ("numpy", "torch", "pycuda", "moderngl", "gsplat")
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def milliseconds(function: Callable[[], object]) -> float:
@@ -85,34 +75,11 @@ def slope(sizes: Sequence[float], times: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
 
 
-def machine() -> dict[str, object]:
-    """Processor, cores, system and graphics card."""
-    return {
-        "processor": _processor(),
-        "cores": cores(),
-        "memory_gib": _memory_gib(),
-        "system": platform.platform(),
-        "gpu": _gpu(),
-    }
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of everything whose speed is compared; null for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    found["core"] = build_info()
-    return found
-
-
 def write_result(path: Path | None, rows: list[dict], **more: object) -> None:
     """The JSON of one benchmark: machine, versions, rows, and what the rows amount to."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": machine(), "versions": versions(), "rows": rows, **more}
+        result = {"machine": machine(), "versions": versions(*_DISTRIBUTIONS), "rows": rows, **more}
         write_text(path, json.dumps(result, indent=1) + "\n")
 
 
@@ -120,28 +87,3 @@ def reason(error: Exception) -> str:
     """One line that says why something was skipped."""
     text = str(error) if isinstance(error, PeelError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _gpu() -> str | None:
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None

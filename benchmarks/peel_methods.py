@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import gl_passes
 import numpy as np
 import scenes
-from measure import cores
 
 from peel4d.engine.errors import PeelError
+from peel4d.engine.machine import cores
 from peel4d.engine.render import backend
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.core import PlacedClip

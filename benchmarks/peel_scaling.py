@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import scenes
-from measure import cores, interleaved_ms, slope, summary
+from measure import interleaved_ms, slope, summary
 from peel_methods import Stage, cpu_case
+
+from peel4d.engine.machine import cores
 
 _POINT_BITS = range(14, 21)
 _SIZE = scenes.RESOLUTIONS["1080p"]

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import scenes
-from measure import cores, milliseconds, percentiles, reason, write_result
+from measure import milliseconds, percentiles, reason, write_result
 
 from peel4d.engine.clip.clip import ClipCamera
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.clip.writer import write_clip
 from peel4d.engine.errors import PeelError
+from peel4d.engine.machine import cores
 from peel4d.engine.render import backend
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.settings import Rendered

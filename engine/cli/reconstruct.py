@@ -28,6 +28,12 @@ def add_parser(commands) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("capture", type=Path, help="folder (or calibration file) of the capture")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    add_recipe(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with what is in DIR")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """What to train, and how: the arguments that `plan_of` takes beside capture and output."""
     parser.add_argument("--frames", metavar="A:B", help="frame numbers A <= n < B; default all")
     parser.add_argument("--views", type=parse_names, metavar="V,V", help="train on these only")
     parser.add_argument("--test-views", type=parse_names, metavar="V,V", help="hold these out")
@@ -40,11 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "none"),
         help="also reconstruct what does not move, where it can be seen (auto), or not (none)",
     )
+    parser.add_argument(
+        "--masks",
+        default="auto",
+        choices=("auto", "capture", "plate", "chroma"),
+        help="which pixels show the subject: the capture's masks, else estimated ones (auto); "
+        "estimated against each static camera's background (plate) or a screen (chroma)",
+    )
     parser.add_argument("--steps", type=positive_int, help="optimisation steps per frame")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="image size, if not stored")
     parser.add_argument("--max-memory", type=parse_memory, metavar="4G")
-    parser.add_argument("--resume", action="store_true", help="go on with what is in DIR")
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -67,6 +79,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         test_views=options.test_views,
         points=options.points,
         background=options.background,
+        masks=options.masks,
         preset=options.preset,
         settings=settings,
     )

@@ -1,0 +1,105 @@
+"""`peel4d benchmark quality CAPTURE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .console import progress_reporter
+from .reconstruct import add_recipe, plan_of
+
+#: Columns of the table: heading, width, key and format of a score.
+_COLUMNS = (
+    ("PSNR", 7, "psnr", ".2f"),
+    ("SSIM", 7, "ssim", ".3f"),
+    ("LPIPS", 7, "lpips", ".3f"),
+    ("FLIP", 7, "flip", ".3f"),
+    ("gradients", 11, "gradient_energy", ".3f"),
+    ("correlated", 12, "gradient_correlation", ".3f"),
+)
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "benchmark",
+        help="measure a capture's quality, beside published numbers",
+        description="Train a capture, score its held-out views and compare with what is published. "
+        "Writes DIR/quality.json and the contact sheet DIR/quality.png.",
+    )
+    parser.add_argument("what", choices=("quality",), help="what is measured")
+    parser.add_argument("capture", type=Path, help="folder (or calibration file) of the capture")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="default: quality-<name of the capture>"
+    )
+    parser.add_argument("--region", default="full", choices=("full", "mask"))
+    add_recipe(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..worker.run import needs, run_plan
+
+    if options.output is None:
+        options.output = Path(f"quality-{options.capture.resolve().name}")
+    try:
+        from ..train import quality
+
+        plan = plan_of(options)
+        quality.check(plan, options.region)
+        with progress_reporter(json_lines=False) as progress:
+            trained = run_plan(
+                plan,
+                options.output,
+                resume=False,
+                max_memory=options.max_memory,
+                progress=progress,
+            )
+            result = quality.measure_quality(
+                plan, options.output, trained, region=options.region, progress=progress
+            )
+    except ModuleNotFoundError as error:
+        raise needs(error) from error
+    if options.json:
+        print(json.dumps(result, indent=1, allow_nan=False))
+    else:
+        print(table(result))
+        print(f"written: {options.output / 'quality.json'} and quality.png")
+    return 0
+
+
+def table(result: dict) -> str:
+    """The result of `measure_quality` as people read it."""
+    scores = result["scores"]
+    images = len(scores["views"])
+    lines = [
+        f"{result['capture']}: {len(result['frames'])} frames, {len(result['training_views'])} "
+        f"training and {len(result['test_views'])} test cameras ({images} images), "
+        f"preset {result['preset']}, {result['steps']} steps",
+        f"region {scores['region']}, over {scores['background']}, "
+        f"camera colour: {scores['camera_color']}",
+        "",
+        _row("", {key: title for title, _, key, _ in _COLUMNS}, "  training    memory  kB/frame"),
+    ]
+    memory = result["peak_memory_bytes"]
+    costs = (
+        f"{result['training_seconds']:8.0f} s"
+        + (f"{memory / 2**30:7.2f} GB" if memory else f"{'-':>10}")
+        + f"{result['bytes_per_frame'] / 1e3:10.0f}"
+    )
+    if result["initial"]:
+        lines.append(_row("untrained points", result["initial"], ""))
+    lines.append(_row("Peel4D", result["mean"], costs))
+    for other in result["published"]:
+        hours = "" if other["hours"] is None else f"{other['hours']:.0f} h"
+        lines.append(_row(other["method"], other, f"{hours:>10}  {other['note']}"))
+    return "\n".join(lines)
+
+
+def _row(name: str, values: dict, rest: str) -> str:
+    cells = ""
+    for _, width, key, form in _COLUMNS:
+        value = values.get(key)
+        text = "-" if value is None else value if isinstance(value, str) else format(value, form)
+        cells += f"{text:>{width}}"
+    return f"  {name:20}{cells}{rest}".rstrip()
