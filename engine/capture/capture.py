@@ -37,7 +37,8 @@ class View:
 class ImageFile:
     """Where one image lies. index: frame number inside a video, None for a still image.
 
-    layer: "rgb" or "alpha" (a mask taken from the image's own alpha channel).
+    layer: "rgb", "alpha" (a mask taken from the image's own alpha channel) or "estimated" (a mask
+        in which 128 means unknown).
     scale: factor from stored values to world units, for depth.
     """
 

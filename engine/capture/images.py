@@ -21,6 +21,8 @@ from .video import VideoFrames
 _DEFAULT_CACHE_BYTES = 512 << 20
 # Pixel values above this are foreground in 8-bit masks.
 _MASK_THRESHOLD = 127
+# In estimated masks.
+_UNKNOWN = 128
 
 
 class UnreadableImage(CaptureError):
@@ -144,6 +146,23 @@ class ImageReader:
 
         return self._cache.get(
             ("mask", frame, view),
+            lambda: self._read(source, frame, view, convert, "mask", "nearest"),
+        )
+
+    def mask_known(self, frame: int, view: int) -> np.ndarray | None:
+        """(H, W) bool: the mask can be believed there; None where it can everywhere.
+
+        Estimated masks know what they do not know; `mask` calls that foreground.
+        """
+        source = self.capture.masks.get((frame, view))
+        if source is None or source.layer != "estimated":
+            return None
+
+        def convert(pixels: np.ndarray, _path: Path) -> np.ndarray:
+            return pixels != _UNKNOWN
+
+        return self._cache.get(
+            ("known", frame, view),
             lambda: self._read(source, frame, view, convert, "mask", "nearest"),
         )
 

@@ -74,6 +74,7 @@ def _reconstruction(options: argparse.Namespace) -> int:
         "model": plan.settings.model,
         "preset": plan.preset,
         "points": plan.points,
+        "masks": plan.masks if plan.masks == "capture" else f"estimated ({plan.masks})",
         "frames": len(plan.frames),
         "frames_done": done,
         "training_views": list(plan.views),

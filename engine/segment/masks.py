@@ -360,6 +360,16 @@ def to_stored(mask: np.ndarray, capture: Capture, frame: int, view: int) -> np.n
     )
 
 
+def stored_masks(capture: Capture, folder: Path) -> Capture:
+    """The capture with the masks that `estimate_masks` has left in a folder.
+
+    Raises ReconstructionError where there are none.
+    """
+    state = State.load(Path(folder))
+    views = [index for index, view in enumerate(capture.views) if view.name in state.views]
+    return _with_masks(capture, Path(folder), views, range(len(capture.frames)), state)
+
+
 def _with_masks(capture, folder, views, frames, state: State) -> Capture:
     masks = dict(capture.masks)
     for view in views:
@@ -368,5 +378,5 @@ def _with_masks(capture, folder, views, frames, state: State) -> Capture:
             masks.pop((frame, view), None)
             path = _file(folder, capture, frame, view)
             if known and path.is_file():
-                masks[frame, view] = ImageFile(path)
+                masks[frame, view] = ImageFile(path, layer="estimated")
     return replace(capture, masks=masks)

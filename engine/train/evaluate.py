@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ..capture.capture import Capture
-from ..capture.detect import open_capture
 from ..capture.images import ImageReader
 from ..clip.reader import ClipReader
 from ..errors import ReconstructionError
@@ -22,6 +21,7 @@ from ..render.core import IDENTITY
 from ..render.settings import PeelSettings
 from ..render.splats import PackedSplats, Splats
 from .checkpoint import load_tensors
+from .masks import open_planned
 from .metrics import REGIONS, Score, gradients, psnr, region_of, ssim, summarize
 from .perceptual import flip_error, load_lpips
 from .plan import Folder, load_plan
@@ -54,7 +54,7 @@ def evaluate(
         raise ReconstructionError(f"no region called '{region}'", hint="Use full or mask")
     folder = Folder(Path(directory))
     plan = load_plan(folder)
-    capture = open_capture(plan.capture, size=plan.size)
+    capture = open_planned(plan, folder)
     # Every image is looked at once; only the maps of a lens are worth keeping.
     largest = max(view.width * view.height for view in capture.views)
     reader = ImageReader(capture, cache_bytes=(64 << 20) + 16 * largest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,7 @@ class TrainingImage:
     """One crop. camera: of the crop. All tensors are (h, w, ...).
 
     truth, background: uint8 (h, w, 3), what the camera saw and what lies behind the points.
+    mask_known: bool (h, w, 1), where the mask can be believed; None: everywhere.
     mask, region: bool (h, w, 1), the subject, and where colour counts. mask: None where nothing is
     known about the outline.
     """
@@ -39,10 +40,11 @@ class TrainingImage:
     mask: torch.Tensor | None
     region: torch.Tensor
     region_pixels: float
+    mask_known: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        return 2 * self.truth.numel() + 2 * self.region.numel()
+        return 2 * self.truth.numel() + 3 * self.region.numel()
 
 
 class ImageSource(Protocol):
@@ -74,7 +76,10 @@ class PlateImages:
 
 
 class TrainingImages:
-    """The crops of a capture by (frame, view), made on demand and kept up to `max_bytes`."""
+    """The crops of a capture by (frame, view), made on demand and kept up to `max_bytes`.
+
+    untrusted: views whose masks say where to look, but not where the subject ends.
+    """
 
     def __init__(
         self,
@@ -83,11 +88,13 @@ class TrainingImages:
         plates: Mapping[int, np.ndarray],
         *,
         max_bytes: int,
+        untrusted: Collection[int] = (),
     ):
         self._capture = capture
         self._reader = reader
         self._plates = plates
         self._max_bytes = max_bytes
+        self._untrusted = frozenset(untrusted)
         self._cache: OrderedDict[tuple[int, int], TrainingImage | None] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -130,6 +137,11 @@ class TrainingImages:
         region = dilate(mask, max(1, round(REGION_MARGIN * longer)))
 
         plate = self._plates.get(view)
+        known = self._reader.mask_known(frame, view)
+        if known is not None:
+            known = known[window]
+            # What may be the subject or not teaches its colour over a background that was seen.
+            region &= known if plate is None else known | (plate[window][..., 3] > 0)
         if plate is None:
             # Nothing is known behind the subject: teach it against black, cut out by its mask.
             background = np.zeros_like(rgb)
@@ -141,7 +153,13 @@ class TrainingImages:
             camera=self._capture.camera(frame, view).crop(left, top, right - left, bottom - top),
             truth=torch.from_numpy(np.ascontiguousarray(truth)),
             background=torch.from_numpy(np.ascontiguousarray(background)),
-            mask=torch.from_numpy(np.ascontiguousarray(mask[..., None])),
-            region=torch.from_numpy(np.ascontiguousarray(region[..., None])),
+            mask=None if view in self._untrusted else _as_tensor(mask),
+            region=_as_tensor(region),
             region_pixels=float(max(1, region.sum())),
+            mask_known=None if known is None else _as_tensor(known),
         )
+
+
+def _as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(h, w) bool as (h, w, 1)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels[..., None]))

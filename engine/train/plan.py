@@ -19,6 +19,8 @@ VERSION = 1
 FRAGMENT_FRAMES = 10
 POINT_SOURCES = ("auto", "hull", "depth")
 BACKGROUNDS = ("auto", "none")
+#: "auto": the capture's own where it has any, else estimated as suits each view.
+MASKS = ("auto", "capture", "plate", "chroma")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class Folder:
         return self.root / "metrics.json"
 
     @property
+    def masks(self) -> Path:
+        return self.root / "masks"
+
+    @property
     def unreadable(self) -> Path:
         return self.root / "unreadable.json"
 
@@ -84,8 +90,9 @@ class Folder:
 class Plan:
     """capture: absolute path. size: given for captures without one. frames: labels. views, test
     views: names. points: where initial points come from, "hull" or "depth". background: "auto" (a
-    static one where the capture shows it) or "none". fingerprint: of the
-    capture's calibration and files, so that what was made from others is not mixed with them."""
+    static one where the capture shows it) or "none". fingerprint: of the capture's calibration and
+    files, so that what was made from others is not mixed with them. masks: "capture", its own, or
+    how they are estimated: "auto", "plate" or "chroma" (see `segment.masks`)."""
 
     capture: str
     size: tuple[int, int] | None
@@ -97,6 +104,7 @@ class Plan:
     preset: str
     settings: TrainSettings
     fingerprint: str
+    masks: str = "capture"
 
 
 def fingerprint(capture: Capture, unreadable: Mapping[str, str] | None = None) -> str:
@@ -139,6 +147,7 @@ def make_plan(
     preset: str,
     settings: TrainSettings,
     background: str = "auto",
+    masks: str = "auto",
 ) -> Plan:
     """Resolve what the user asked for against the capture. Raises CaptureError for unknown names
     and ReconstructionError where nothing can be reconstructed."""
@@ -146,10 +155,11 @@ def make_plan(
         raise ReconstructionError(
             "the capture is calibration only, it has no images", where=capture.path
         )
-    if background not in BACKGROUNDS:
-        raise ReconstructionError(
-            f"no background called '{background}'", hint=f"Use {' or '.join(BACKGROUNDS)}"
-        )
+    for kind, name, known in (("background", background, BACKGROUNDS), ("masks", masks, MASKS)):
+        if name not in known:
+            raise ReconstructionError(
+                f"no {kind} called '{name}'", hint=f"Use {', '.join(known[:-1])} or {known[-1]}"
+            )
     held_out = [v.name for v in capture.views if not v.train] if test_views is None else test_views
     chosen = [v.name for v in capture.views if v.train] if views is None else views
     for name in [*held_out, *chosen]:
@@ -172,11 +182,12 @@ def make_plan(
         raise ReconstructionError(
             "no depth maps in this capture", where=capture.path, hint="Use --points hull"
         )
-    if not any((f, v) in capture.masks for f in frame_indices for v in indices):
+    own_masks = any((f, v) in capture.masks for f in frame_indices for v in indices)
+    if masks == "capture" and not own_masks:
         raise ReconstructionError(
             "no masks in this capture",
             where=capture.path,
-            hint="Foreground masks are needed: one PNG per image, white where the subject is",
+            hint="Add one PNG per image, white where the subject is, or use --masks auto",
         )
     return Plan(
         str(capture.path.resolve()),
@@ -189,6 +200,7 @@ def make_plan(
         preset,
         settings,
         fingerprint(capture),
+        "capture" if masks == "auto" and own_masks else masks,
     )
 
 
@@ -239,6 +251,7 @@ def load_plan(folder: Folder) -> Plan:
         plain = {
             name: tuple(value[name]) if isinstance(value[name], list) else value[name]
             for name in names
+            if name in value
         }
         return Plan(settings=settings, **plain)
     except (KeyError, TypeError) as error:

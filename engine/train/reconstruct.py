@@ -32,6 +32,7 @@ from .checkpoint import load_splats, load_tensors, save_splats, save_tensors
 from .evaluate import held_out_psnr
 from .images import TrainingImages
 from .initialize import initial_points
+from .masks import untrusted_views, with_masks
 from .plan import FRAGMENT_FRAMES, Folder, Plan, fingerprint, load_plan, save_plan, unreadable
 from .plates import load_plates
 from .settings import TrainSettings
@@ -130,11 +131,13 @@ def reconstruct(
     # takes ten times as long, and the tensors here are too small to gain anything from two.
     torch.set_num_threads(1)
     image_bytes, crop_bytes = cache_bytes(plan, capture, max_memory)
+    capture = with_masks(plan, folder, capture, cache_bytes=image_bytes, progress=checked)
     reader = ImageReader(capture, cache_bytes=image_bytes)
     views = [capture.view_index(name) for name in plan.views]
     tests = [capture.view_index(name) for name in plan.test_views]
     plates = load_plates(capture, reader, folder, [*views, *tests], checked)
-    images = TrainingImages(capture, reader, plates, max_bytes=crop_bytes)
+    untrusted = untrusted_views(plan, folder, capture)
+    images = TrainingImages(capture, reader, plates, max_bytes=crop_bytes, untrusted=untrusted)
     color = _background_stage(plan, folder, capture, plates, views, progress, watch)
     spacing, color = _shared_stage(
         plan, folder, capture, reader, views, images, color, progress, watch
@@ -462,6 +465,7 @@ def bake(plan: Plan, folder: Folder, capture: Capture, progress: ProgressCallbac
         "preset": plan.preset,
         "model": plan.settings.model,
         "points": plan.points,
+        "masks": plan.masks,
         "steps": plan.settings.steps,
         "seed": plan.settings.seed,
     }

@@ -105,7 +105,8 @@ def picture_loss(
     error = color_loss(picture, truth, region, image.region_pixels)
     loss = error
     if image.mask is not None and settings.mask_weight:
-        loss = loss + settings.mask_weight * mask_loss(alpha, image.mask.float())
+        known = 1.0 if image.mask_known is None else image.mask_known.float()
+        loss = loss + settings.mask_weight * mask_loss(alpha * known, image.mask.float() * known)
     if settings.dssim_weight:
         loss = loss + settings.dssim_weight * structural_dissimilarity(picture, truth, region)
     lpips = load_lpips() if settings.lpips_weight else None
