@@ -179,8 +179,8 @@ def training_step(
     optimizer = optimizer_for(model, None, settings)
 
     def step() -> None:
-        rgba, _ = peel(*model(), camera, settings.peel)
-        loss, _ = picture_loss(rgba, image, 0, color, settings)
+        rgba, depth = peel(*model(), camera, settings.peel)
+        loss, _ = picture_loss(rgba, depth, model.spacing, image, 0, color, settings)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

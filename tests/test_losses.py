@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from peel4d.engine.train.losses import color_loss, mask_loss, structural_dissimilarity
+from peel4d.engine.train.losses import (
+    color_loss,
+    depth_loss,
+    mask_loss,
+    structural_dissimilarity,
+)
 
 
 def test_color_loss_is_the_mean_square_in_the_region():
@@ -46,3 +51,37 @@ def test_dissimilarity_ignores_what_lies_outside_the_region():
     far = truth.clone()
     far[25:] = 0
     assert structural_dissimilarity(far, truth, region).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_depth_loss_is_huber_in_spacings_where_both_depths_are_known():
+    alpha = torch.full((6, 6), 0.8)
+    measured = torch.full((6, 6), 2.0)
+    depth = alpha * 2.05  # half a spacing behind
+    depth[0], measured[0] = 100, 0  # not measured
+    depth[1], measured[1] = 100, torch.nan
+    depth[2], alpha[2] = 0.1, 0.5  # hardly covered
+    assert depth_loss(depth, alpha, measured, 0.1).item() == pytest.approx(0.5 * 0.5**2, rel=1e-4)
+    assert depth_loss(alpha * 2, alpha, measured, 0.1).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_depth_loss_counts_noise_in_units_of_itself():
+    """Ten times the noise is the same loss, and what is far off pulls like everything else."""
+    torch.manual_seed(0)
+    alpha, noise = torch.ones(40, 40), torch.randn(40, 40)
+    loud, louder = (
+        depth_loss(20 + scale * noise, alpha, torch.full((40, 40), 20.0), 0.01).item()
+        for scale in (0.1, 1.0)
+    )
+    assert loud == pytest.approx(louder, rel=1e-3)
+    depth = (20 + 0.1 * noise).requires_grad_()
+    measured = torch.full((40, 40), 20.0)
+    measured[3, 3] = 9
+    depth_loss(depth, alpha, measured, 0.01).backward()
+    assert depth.grad[3, 3] <= depth.grad.abs().max() * 1.001
+
+
+def test_depth_loss_without_any_measurement_is_zero():
+    depth = torch.ones(4, 4, requires_grad=True)
+    loss = depth_loss(depth, torch.ones(4, 4), torch.zeros(4, 4), 0.1)
+    loss.backward()
+    assert loss.item() == 0 and not depth.grad.any()

@@ -12,8 +12,10 @@ from peel4d.engine.errors import ReconstructionError
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.model.points import ExplicitPoints
 from peel4d.engine.render.camera import Camera
-from peel4d.engine.train import trainer
-from peel4d.engine.train.images import TrainingImages
+from peel4d.engine.train import reconstruct, trainer
+from peel4d.engine.train.checkpoint import save_tensors
+from peel4d.engine.train.images import TrainingImage, TrainingImages
+from peel4d.engine.train.plan import Folder, make_plan
 from peel4d.engine.train.settings import TrainSettings
 from peel4d.engine.train.trainer import Job, schedule, train
 
@@ -63,6 +65,78 @@ def test_the_same_seed_gives_the_same_points(setup):
         train(model, color, job, images, SETTINGS)
         results.append(model().to_splats())
     np.testing.assert_allclose(results[0].position, results[1].position, atol=1e-5)
+
+
+def test_measured_depth_moves_points_that_colours_cannot():
+    """A grey plane before a grey plane: only the depth loss knows that it is farther away."""
+    spacing, size = 0.1, 48
+    grid = np.stack(np.meshgrid(*(np.arange(-0.7, 0.71, spacing),) * 2), axis=-1).reshape(-1, 2)
+    position = np.concatenate([grid, np.full((len(grid), 1), 2.0)], axis=1)
+    K = np.array([[80.0, 0, size / 2], [0, 80.0, size / 2], [0, 0, 1]])
+    grey = torch.full((size, size, 3), 128, dtype=torch.uint8)
+    everywhere = torch.ones(size, size, 1, dtype=torch.bool)
+    image = TrainingImage(
+        Camera(K, np.eye(3), np.zeros(3), size, size),
+        grey,
+        grey,
+        everywhere,
+        everywhere,
+        float(size * size),
+        depth=torch.full((size, size), 2.15),
+    )
+
+    class OneImage:
+        def get(self, frame, view):
+            return image
+
+    def mean_depth(weight):
+        rgb = np.full((len(position), 3), 128 / 255)
+        model = ExplicitPoints(position, rgb, spacing, sh_degree=0, radius=1.2, density=0.8)
+        settings = TrainSettings(steps=100, depth_weight=weight)
+        train(model, CameraColor(1), Job("0", (0,), ((0,),)), OneImage(), settings)
+        return float(model().position[:, 2].detach().mean())
+
+    assert mean_depth(0.0) == pytest.approx(2.0, abs=0.03)
+    assert mean_depth(0.01) == pytest.approx(2.15, abs=0.05)
+
+
+def test_crops_hold_the_depth_of_the_subject_and_count_it(ball_capture, monkeypatch):
+    capture = open_capture(ball_capture)
+    reader = ImageReader(capture)
+    plain = TrainingImages(capture, reader, {}, max_bytes=64 << 20).get(0, 0)
+    without = TrainingImages(capture, reader, {}, max_bytes=64 << 20, depth=True).get(0, 0)
+    assert plain.depth is None and without.depth is None  # this capture has none
+    shape = reader.mask(0, 0).shape
+    monkeypatch.setattr(reader, "depth", lambda frame, view: np.full(shape, 3, np.float32))
+    image = TrainingImages(capture, reader, {}, max_bytes=64 << 20, depth=True).get(0, 0)
+    assert image.depth.dtype == torch.float32
+    np.testing.assert_array_equal(image.depth.numpy(), 3 * image.mask[..., 0].numpy())
+    assert image.nbytes == plain.nbytes + 4 * image.mask.numel()
+
+
+def test_stored_camera_colours_need_no_points(ball_capture, tmp_path, monkeypatch):
+    """A resume between two frames of the colour stage does not carve the finished one again."""
+    capture = open_capture(ball_capture)
+    plan = make_plan(
+        capture,
+        size=None,
+        frames=None,
+        views=None,
+        test_views=None,
+        points="auto",
+        preset="draft",
+        settings=SETTINGS,
+    )
+    folder, reader = Folder(tmp_path), ImageReader(capture)
+    views = [capture.view_index(name) for name in plan.views]
+    color = CameraColor(len(capture.views))
+    save_tensors(folder.color(0), color.state_dict(), spacing=0.125)
+    monkeypatch.setattr(reconstruct, "initial_points", lambda *_, **__: pytest.fail("carved"))
+    images = TrainingImages(capture, reader, {}, max_bytes=64 << 20)
+    spacing, _ = reconstruct._color_stage(
+        plan, folder, capture, reader, views, images, [0], lambda _: None, reconstruct.UNWATCHED
+    )
+    assert spacing == 0.125 and folder.shared.is_file()
 
 
 def test_an_interrupted_job_ends_where_an_uninterrupted_one_does(setup, tmp_path, monkeypatch):

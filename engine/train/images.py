@@ -31,7 +31,8 @@ class TrainingImage:
     truth, background: uint8 (h, w, 3), what the camera saw and what lies behind the points.
     mask_known: bool (h, w, 1), where the mask can be believed; None: everywhere.
     mask, region: bool (h, w, 1), the subject, and where colour counts. mask: None where nothing is
-    known about the outline.
+    known about the outline. depth: float32 (h, w), the measured z in world units, 0 = not known;
+    None where nothing was measured.
     """
 
     camera: Camera
@@ -41,10 +42,12 @@ class TrainingImage:
     region: torch.Tensor
     region_pixels: float
     mask_known: torch.Tensor | None = None
+    depth: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        return 2 * self.truth.numel() + 3 * self.region.numel()
+        depth = 0 if self.depth is None else self.depth.numel()
+        return 2 * self.truth.numel() + 3 * self.region.numel() + 4 * depth
 
 
 class ImageSource(Protocol):
@@ -78,7 +81,8 @@ class PlateImages:
 class TrainingImages:
     """The crops of a capture by (frame, view), made on demand and kept up to `max_bytes`.
 
-    untrusted: views whose masks say where to look, but not where the subject ends.
+    depth: with the measured depth of the subject, where the capture has it. untrusted: views whose
+    masks say where to look, but not where the subject ends.
     """
 
     def __init__(
@@ -89,12 +93,14 @@ class TrainingImages:
         *,
         max_bytes: int,
         untrusted: Collection[int] = (),
+        depth: bool = False,
     ):
         self._capture = capture
         self._reader = reader
         self._plates = plates
         self._max_bytes = max_bytes
         self._untrusted = frozenset(untrusted)
+        self._depth = depth
         self._cache: OrderedDict[tuple[int, int], TrainingImage | None] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -134,6 +140,9 @@ class TrainingImages:
         left, right = max(0, columns[0] - margin), min(width, columns[-1] + 1 + margin)
         window = np.s_[top:bottom, left:right]
         mask, rgb = mask[window], rgb[window]
+        depth = self._reader.depth(frame, view) if self._depth else None
+        if depth is not None:
+            depth = torch.from_numpy(np.where(mask, depth[window], np.float32(0)))
         region = dilate(mask, max(1, round(REGION_MARGIN * longer)))
 
         plate = self._plates.get(view)
@@ -157,6 +166,7 @@ class TrainingImages:
             region=_as_tensor(region),
             region_pixels=float(max(1, region.sum())),
             mask_known=None if known is None else _as_tensor(known),
+            depth=depth,
         )
 
 

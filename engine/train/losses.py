@@ -22,6 +22,24 @@ def mask_loss(alpha: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return 1 - intersection / (alpha.sum() + mask.sum() - intersection).clamp_min(1e-6)
 
 
+def depth_loss(
+    depth: torch.Tensor, alpha: torch.Tensor, measured: torch.Tensor, spacing: float
+) -> torch.Tensor:
+    """Huber loss between the depth of the points and the measured one, in point spacings.
+
+    depth: (H, W), the sum of T_k alpha_k z_k; alpha: (H, W); measured: (H, W), not above 0 = not
+    known. Pixels that the points cover by less than a half do not count. Where the measurement is
+    noisier than a spacing the unit is its noise, which the residuals of the picture tell; what is
+    off by more pulls no harder than that.
+    """
+    used = (measured > 0) & (alpha > 0.5)
+    if not used.any():
+        return depth.sum() * 0
+    residual = (depth[used] / alpha[used] - measured[used]) / spacing
+    scale = (1.4826 * residual.detach().abs().median()).clamp_min(1)
+    return torch.nn.functional.huber_loss(residual / scale, torch.zeros_like(residual))
+
+
 def structural_dissimilarity(
     picture: torch.Tensor, truth: torch.Tensor, region: torch.Tensor, window: int = 7
 ) -> torch.Tensor:

@@ -57,11 +57,17 @@ def cache_bytes(plan: Plan, capture: Capture, max_memory: int) -> tuple[int, int
     names = set(plan.views)
     pixels = sum(view.width * view.height for view in capture.views if view.name in names)
     frames = FRAGMENT_FRAMES if plan.settings.model == "field" else 1
-    # An image has 3 bytes a pixel and its mask 1, for two frames; the maps of a lens 10. A crop has
-    # image, background, mask and region.
+    # An image has 3 bytes a pixel, its mask 1 and depth 4, for two frames; the maps of a lens 10. A
+    # crop has image, background, mask, where that is known, region and depth.
     lens = any(view.distortion or view.lens == "fisheye" for view in capture.views)
-    image_bytes = (2 * 4 + (10 if lens else 0)) * pixels
-    return min(max_memory // 4, image_bytes), min(max_memory // 4, (frames + 1) * 8 * pixels)
+    image = 2 * (8 if plan.points == "depth" else 4) + (10 if lens else 0)
+    crop = 13 if _learns_depth(plan) else 9
+    most = max_memory // 4
+    return min(most, image * pixels), min(most, (frames + 1) * crop * pixels)
+
+
+def _learns_depth(plan: Plan) -> bool:
+    return plan.points == "depth" and plan.settings.depth_weight > 0
 
 
 @dataclass(eq=False)
@@ -136,8 +142,14 @@ def reconstruct(
     views = [capture.view_index(name) for name in plan.views]
     tests = [capture.view_index(name) for name in plan.test_views]
     plates = load_plates(capture, reader, folder, [*views, *tests], checked)
-    untrusted = untrusted_views(plan, folder, capture)
-    images = TrainingImages(capture, reader, plates, max_bytes=crop_bytes, untrusted=untrusted)
+    images = TrainingImages(
+        capture,
+        reader,
+        plates,
+        max_bytes=crop_bytes,
+        untrusted=untrusted_views(plan, folder, capture),
+        depth=_learns_depth(plan),
+    )
     color = _background_stage(plan, folder, capture, plates, views, progress, watch)
     spacing, color = _shared_stage(
         plan, folder, capture, reader, views, images, color, progress, watch
@@ -275,24 +287,26 @@ def _color_stage(
     settings = replace(plan.settings, model="explicit", steps=max(150, plan.settings.steps // 2))
     for number, label in enumerate(labels):
         frame = capture.frames.index(label)
-        points, rgb = initial_points(
-            capture,
-            reader,
-            frame,
-            views,
-            source=plan.points,
-            spacing=spacing,
-        )
-        spacing = points.spacing
         usable = images.usable(frame, views)
-        if len(usable) < 3:
-            continue  # two cameras cannot tell a camera's colour from a material's
         learned = CameraColor(len(capture.views))
         # The crops around a subject are too small to tell a lens from the light.
         learned.vignetting.requires_grad_(False)
         if folder.color(label).is_file():
-            learned.load_state_dict(load_tensors(folder.color(label))[0])
+            tensors, metadata = load_tensors(folder.color(label))
+            learned.load_state_dict(tensors)
+            spacing = float(metadata["spacing"])
         else:
+            points, rgb = initial_points(
+                capture,
+                reader,
+                frame,
+                views,
+                source=plan.points,
+                spacing=spacing,
+            )
+            spacing = points.spacing
+            if len(usable) < 3:
+                continue  # two cameras cannot tell a camera's colour from a material's
             train(
                 _explicit(points, rgb, settings, inset=settings.inset),
                 learned,
@@ -311,7 +325,7 @@ def _color_stage(
                 ),
                 watch=watch,
             )
-            save_tensors(folder.color(label), learned.state_dict())
+            save_tensors(folder.color(label), learned.state_dict(), spacing=spacing)
         learned.center(usable)
         log_gain[usable] += learned.log_gain.detach()[usable]
         offset[usable] += learned.offset.detach()[usable]

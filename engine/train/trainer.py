@@ -16,7 +16,7 @@ from ..model.kplanes import FieldPoints
 from ..model.points import ExplicitPoints
 from .checkpoint import load_tensors, save_tensors
 from .images import ImageSource, TrainingImage
-from .losses import color_loss, mask_loss, structural_dissimilarity
+from .losses import color_loss, depth_loss, mask_loss, structural_dissimilarity
 from .peel_autograd import peel
 from .perceptual import load_lpips
 from .settings import TrainSettings
@@ -91,12 +91,17 @@ def optimizer_for(
 
 def picture_loss(
     rgba: torch.Tensor,
+    depth: torch.Tensor,
+    spacing: float,
     image: TrainingImage,
     view: int,
     color: CameraColor,
     settings: TrainSettings,
 ) -> tuple[torch.Tensor, float]:
-    """The loss of one rendered crop, and its colour error (mean square) for progress."""
+    """The loss of one rendered crop, and its colour error (mean square) for progress.
+
+    rgba, depth: what the peel returns. spacing: of the points, world units.
+    """
     alpha = rgba[..., 3:]
     truth = image.truth.float() / 255
     background = image.background.float() / 255
@@ -107,6 +112,8 @@ def picture_loss(
     if image.mask is not None and settings.mask_weight:
         known = 1.0 if image.mask_known is None else image.mask_known.float()
         loss = loss + settings.mask_weight * mask_loss(alpha * known, image.mask.float() * known)
+    if image.depth is not None and settings.depth_weight:
+        loss = loss + settings.depth_weight * depth_loss(depth, alpha[..., 0], image.depth, spacing)
     if settings.dssim_weight:
         loss = loss + settings.dssim_weight * structural_dissimilarity(picture, truth, region)
     lpips = load_lpips() if settings.lpips_weight else None
@@ -114,6 +121,16 @@ def picture_loss(
         pair = [(image * region).permute(2, 0, 1)[None] for image in (picture, truth)]
         loss = loss + settings.lpips_weight * lpips(*pair)
     return loss, float(error.detach())
+
+
+def regularization(
+    model: ExplicitPoints | FieldPoints, settings: TrainSettings
+) -> torch.Tensor | float:
+    """What keeps points alike that are neighbours; a field does so by itself."""
+    weights = settings.offset_roughness, settings.color_roughness, settings.shimmer
+    if isinstance(model, FieldPoints) or not any(weights):
+        return 0.0
+    return sum(w * r for w, r in zip(weights, model.roughness(), strict=True))
 
 
 def train(
@@ -158,8 +175,9 @@ def train(
         time_step, view = order[step]
         image = images.get(job.frames[time_step], view)
         points = model(time_step)
-        rgba, _ = peel(*points, image.camera, settings.peel)
-        loss, error = picture_loss(rgba, image, view, color, settings)
+        rgba, depth = peel(*points, image.camera, settings.peel)
+        loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, settings)
+        loss = loss + regularization(model, settings)
         if not np.isfinite(error):
             raise ReconstructionError(
                 f"training diverged in frame {job.key}, step {step}",
