@@ -65,7 +65,7 @@ class HullSettings:
     min_view_count: int = 3
     dilation: float = 1 / 640
     min_mask_area: float = 40 / (640 * 360)
-    pixels_per_point: float = 4.0
+    pixels_per_point: float = 3.4
     max_points: int = 262_144
     min_component: float = 0.002
 

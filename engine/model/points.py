@@ -7,10 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..geometry.filters import nearest_neighbours
 from ..render.splats import SH_C0, SH_COUNTS, Splats
 
 #: A point's radius stays inside this multiple of the point spacing.
 RADIUS_LIMITS = (0.25, 4.0)
+#: Neighbours that a point is compared with by `ExplicitPoints.roughness`.
+_NEIGHBOURS = 4
 
 
 class PointTensors(NamedTuple):
@@ -63,6 +66,7 @@ class ExplicitPoints(torch.nn.Module):
         sh = np.zeros((n, SH_COUNTS[sh_degree], 3), dtype=np.float32)
         sh[:, 0] = rgb / SH_C0
         self.spacing = float(spacing)
+        self.neighbours: torch.Tensor | None = None
         # Positions are learned as offsets in spacings: Adam's step is then the same in any unit.
         self.register_buffer("anchor", torch.from_numpy(np.array(position, dtype=np.float32)))
         self.offset = torch.nn.Parameter(torch.zeros(n, 3))
@@ -78,4 +82,24 @@ class ExplicitPoints(torch.nn.Module):
             bounded_radius(self.radius_raw, self.spacing),
             torch.sigmoid(self.density_raw),
             torch.cat([self.color, self.directional], dim=1),
+        )
+
+    def roughness(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """How unlike its neighbours a point is, three means of squares, and how much it shimmers.
+
+        Of the differences between the offsets (in spacings) and between the constant colours
+        (coefficients) of neighbours at the start, and of the direction-dependent coefficients. What
+        few cameras see of a point would otherwise be fitted to them alone.
+        """
+        if self.neighbours is None:
+            anchor = self.anchor.cpu().numpy()
+            _, index = nearest_neighbours(anchor, anchor, _NEIGHBOURS + 1)
+            self.neighbours = torch.from_numpy(index[:, 1:].T.copy()).to(self.anchor.device)
+        moved = torch.stack([self.offset[n] - self.offset for n in self.neighbours])
+        colored = torch.stack([self.color[n] - self.color for n in self.neighbours])
+        directional = self.directional.square()
+        return (
+            moved.square().mean(),
+            colored.square().mean(),
+            directional.mean() if directional.numel() else directional.sum(),
         )

@@ -23,12 +23,13 @@ class TrainSettings:
     rates: Adam's learning rates; position in spacings, decayed by `decay` over the run.
     mask_weight, dssim_weight, lpips_weight, depth_weight: of the losses beside the colour's mean
         squared error; depth counts where the points come from depth maps.
+    offset_roughness, color_roughness, shimmer: weights of `ExplicitPoints.roughness`.
     background_steps, background_radius, background_layers: steps (whole images), start radius in
         spacings and K for the static background.
     """
 
     model: str = "explicit"
-    steps: int = 400
+    steps: int = 600
     sh_degree: int = 1
     layers: int = 12
     radius: float = 1.1
@@ -45,6 +46,9 @@ class TrainSettings:
     dssim_weight: float = 0.0
     lpips_weight: float = 1e-3
     depth_weight: float = 0.0
+    offset_roughness: float = 5e-3
+    color_roughness: float = 1e-2
+    shimmer: float = 5e-2
     background_steps: int = 900
     background_radius: float = 1.5
     background_layers: int = 16
@@ -66,13 +70,16 @@ class TrainSettings:
             layers=self.background_layers,
             sh_degree=0,
             mask_weight=0.0,
+            offset_roughness=0.0,
+            color_roughness=0.0,
+            shimmer=0.0,
         )
 
 
 PRESETS = {
-    "draft": TrainSettings(steps=150, background_steps=300),
+    "draft": TrainSettings(steps=200, background_steps=300),
     "standard": TrainSettings(),
-    "high": TrainSettings(steps=800, dssim_weight=0.01, background_steps=1500),
+    "high": TrainSettings(steps=1000, dssim_weight=0.01, background_steps=1500),
 }
 
 
