@@ -84,7 +84,7 @@ def test_hull_of_a_ball_lies_on_the_ball():
     cameras = sphere_rig()
     points = visual_hull(cameras, masks_of(cameras), SHARP)
     pixel = 3.0 / 150
-    assert points.spacing == pytest.approx(4 * pixel)
+    assert points.spacing == pytest.approx(SHARP.pixels_per_point * pixel)
     radius = np.linalg.norm(points.position, axis=1)
     # Voxel centres: at most one voxel inside, and outside only where the cones of neighbouring
     # cameras leave room: 24 directions on a sphere are about 42 degrees apart, and two tangent
@@ -275,7 +275,7 @@ def test_what_stands_still_stays_the_same():
 def test_orthographic_cameras():
     cameras = sphere_rig(focal=60.0, orthographic=True)
     points = visual_hull(cameras, masks_of(cameras), SHARP)
-    assert points.spacing == pytest.approx(4 / 60)
+    assert points.spacing == pytest.approx(HullSettings().pixels_per_point / 60)
     radius = np.linalg.norm(points.position, axis=1)
     assert 0.5 - np.sqrt(3) * points.spacing < radius.min() and radius.max() < 0.56
 
@@ -415,8 +415,8 @@ def test_basketball_hull_matches_held_out_silhouettes():
     held_out = (5, 14, 22)
     train = [name for name in cameras if name not in held_out]
     points = visual_hull([cameras[n] for n in train], [masks[n] for n in train])
-    assert 0.022 < points.spacing < 0.025  # the world is metric; method.md section 6: 1 to 4 cm
-    assert 5_000 < len(points) < 15_000
+    assert 0.018 < points.spacing < 0.022  # the world is metric; method.md section 6: 1 to 4 cm
+    assert 5_000 < len(points) < 20_000
     for name in held_out:
         camera, mask, radius = cameras[name], masks[name], 0.6 * points.spacing
         drawn = np.isfinite(depth_buffer(points.position, radius, camera))
