@@ -143,17 +143,23 @@ def test_plates_have_masks_from_all_over_the_clip(bare, tmp_path):
 
 def test_doubtful_views_are_named_and_teach_no_outline(bare, tmp_path, monkeypatch, caplog):
     plan, folder = plan_of(bare), Folder(tmp_path)
-    doubt = [MaskReport(name, "plate", 0.6, 0.2, 0.1, "it shakes") for name in ("02", "05")]
+    doubt = [
+        MaskReport(name, "plate", 0.6, 0.2, 0.1, f"it shakes (agreement {agreement})")
+        for name, agreement in (("02", 0.2), ("05", 0.3))
+    ]
+    doubt.append(MaskReport("07", "plate", 0.6, 0.7, 0.3, "a background"))
     reports = {"04": MaskReport("04", "plate", 0.0, 0.9, 0.9, "fine")}
     reports |= {report.view: report for report in doubt}
     monkeypatch.setattr(masks_module, "mask_reports", lambda _folder: reports)
     with caplog.at_level("WARNING"):
         capture = with_masks(plan, folder, open_capture(bare), cache_bytes=1 << 20)
     assert [record.getMessage() for record in caplog.records] == [
-        "the masks of view 02, 05 are not trusted: it shakes"
+        "the masks of view 02, 05 are not trusted: it shakes",
+        "the masks of view 07 are not trusted: a background; "
+        "but too much stays unknown or is unlike the other views' masks",
     ]
     untrusted = untrusted_views(plan, folder, capture)
-    assert untrusted == {2, 5}
+    assert untrusted == {2, 5, 7}
     with ImageReader(capture) as reader:
         images = TrainingImages(capture, reader, {}, max_bytes=1 << 24, untrusted=untrusted)
         assert images.get(0, 2).mask is None and images.get(0, 2).region.any()

@@ -160,8 +160,8 @@ class TrainingImages:
             truth = rgb
         return TrainingImage(
             camera=self._capture.camera(frame, view).crop(left, top, right - left, bottom - top),
-            truth=torch.from_numpy(np.ascontiguousarray(truth)),
-            background=torch.from_numpy(np.ascontiguousarray(background)),
+            truth=torch.from_numpy(truth.copy()),
+            background=torch.from_numpy(background.copy()),
             mask=None if view in self._untrusted else _as_tensor(mask),
             region=_as_tensor(region),
             region_pixels=float(max(1, region.sum())),
@@ -172,4 +172,4 @@ class TrainingImages:
 
 def _as_tensor(pixels: np.ndarray) -> torch.Tensor:
     """(h, w) bool as (h, w, 1)."""
-    return torch.from_numpy(np.ascontiguousarray(pixels[..., None]))
+    return torch.from_numpy(pixels[..., None].copy())

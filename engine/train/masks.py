@@ -14,7 +14,7 @@ from ..capture.detect import open_capture
 from ..capture.images import ImageReader
 from ..progress import ProgressCallback, silent
 from ..segment.masks import estimate_masks, stored_masks
-from ..segment.report import mask_reports
+from ..segment.report import MaskReport, mask_reports
 from .plan import Folder, Plan
 from .plates import PLATE_SAMPLES
 
@@ -59,10 +59,18 @@ def with_masks(
     doubtful = defaultdict(list)
     for name, report in mask_reports(folder.masks).items():
         if not report.trustworthy:
-            doubtful[report.reason].append(name)
+            doubtful[_doubt(report)].append(name)
     for reason, names in doubtful.items():
         log.warning("the masks of view %s are not trusted: %s", ", ".join(names), reason)
     return masked
+
+
+def _doubt(report: MaskReport) -> str:
+    """Why a report is not trustworthy, without the numbers in which views differ."""
+    reason, contradicted, _ = report.reason.partition(" (agreement")
+    if contradicted or report.method == "none":
+        return reason
+    return f"{reason}; but too much stays unknown or is unlike the other views' masks"
 
 
 def untrusted_views(plan: Plan, folder: Folder, capture: Capture) -> frozenset[int]:
