@@ -28,16 +28,18 @@ def depth_loss(
     """Huber loss between the depth of the points and the measured one, in point spacings.
 
     depth: (H, W), the sum of T_k alpha_k z_k; alpha: (H, W); measured: (H, W), not above 0 = not
-    known. Pixels that the points cover by less than a half do not count. Where the measurement is
-    noisier than a spacing the unit is its noise, which the residuals of the picture tell; what is
-    off by more pulls no harder than that.
+    known. Pixels that the points cover by less than a half do not count, and neither does what is
+    less than a spacing off: the mean depth of overlapping disks lies behind their surface, and
+    colours place it better. Where the measurement is noisier than a spacing the unit is its noise,
+    which the residuals of the picture tell; what is off by more pulls no harder than that.
     """
     used = (measured > 0) & (alpha > 0.5)
     if not used.any():
         return depth.sum() * 0
     residual = (depth[used] / alpha[used] - measured[used]) / spacing
     scale = (1.4826 * residual.detach().abs().median()).clamp_min(1)
-    return torch.nn.functional.huber_loss(residual / scale, torch.zeros_like(residual))
+    excess = torch.nn.functional.softshrink(residual, 1.0) / scale
+    return torch.nn.functional.huber_loss(excess, torch.zeros_like(excess))
 
 
 def structural_dissimilarity(
