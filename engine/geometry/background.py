@@ -29,6 +29,10 @@ _GUESS = 0.05
 #: A background of which the views agree about less than this share is plain: there is nothing to
 #: see in it, and what does agree does so by chance.
 _FEWEST_AGREED = 0.01
+#: How wide what counts as detail is, in pixels (sigma of the blur), and how often the spacing is
+#: halved at most.
+_DETAIL_PX = 2.0
+_MOST_HALVINGS = 2
 #: Weight of the shell where nothing is known: it decides over a gap of about 25 pixels or more.
 _PRIOR = 0.005
 
@@ -41,6 +45,8 @@ class BackgroundSettings:
         nearer than another view's surface a place is that this view looks through.
     min_agreement: summed confidence of the other views that confirm a place.
     pixels_per_point: the spacing of the points, in pixels of the median camera at the background.
+    detail: grey levels of 255 by which a plate differs from itself blurred, where points are twice
+        as dense.
     oversampling: size of the maps that are fused, in sizes of the swept ones.
     lens_space: no point is nearer to the front of a camera than this, in distances to the centre:
         walls in which cameras are mounted would cover them.
@@ -55,7 +61,8 @@ class BackgroundSettings:
     min_agreement: float = 0.7
     consensus_rounds: int = 2
     pixels_per_point: float = 4.0
-    oversampling: int = 2
+    detail: float = 4.0
+    oversampling: int = 3
     lens_space: float = 0.25
     free_space: float = 0.8
     max_points: int = 262_144
@@ -66,12 +73,14 @@ class BackgroundSettings:
 class Background:
     """points: of the background. color: (N, 3) float32 RGB in [0, 1].
 
-    guessed: (N,) bool, points that no view has seen, only closed. surfaces: of the views that
-    were compared. lenses: of all cameras of the rig. centre: (3,) where they look.
+    scale: (N,) float32, distance to the neighbours in spacings: 1, and less near cameras and where
+    there is texture. guessed: (N,) bool, points that no view has seen, only closed. surfaces: of
+    the views that were compared. lenses: of all cameras of the rig. centre: (3,) where they look.
     """
 
     points: Points
     color: np.ndarray
+    scale: np.ndarray
     guessed: np.ndarray
     surfaces: tuple[InverseDepth, ...]
     lenses: tuple[Camera, ...]
@@ -154,11 +163,12 @@ def static_background(
         for _ in range(settings.consensus_rounds):
             surfaces = _pulled_together(surfaces, guides, near)
 
-    position, color, spacing = _fused(surfaces, [plates[v] for v in views], hidden, near, settings)
+    position, color, scale, spacing = _fused(surfaces, [plates[v] for v in views], hidden, settings)
 
     found = Background(
         Points(position, spacing),
         color,
+        scale,
         np.zeros(len(position), dtype=bool),
         tuple(surfaces),
         (*cameras, *lenses),
@@ -167,7 +177,7 @@ def static_background(
     kept = ~found.misplaced(position, 4 * spacing, settings)
     if not kept.any():
         raise ReconstructionError("nothing of the background is where cameras could see it")
-    position, color = position[kept], color[kept]
+    position, color, scale = position[kept], color[kept], scale[kept]
     closing, direction = gaps(shell, position, everyone, spacing, settings.shell_margin)
     kept = ~found.misplaced(closing, 4 * spacing, settings)
     closing, direction = closing[kept], direction[kept]
@@ -175,7 +185,13 @@ def static_background(
     guessed = np.arange(len(position) + len(closing)) >= len(position)
     position = np.concatenate([position, closing]).astype(np.float32)
     color = np.concatenate([color, closing_color]).astype(np.float32)
-    return replace(found, points=Points(position, spacing), color=color, guessed=guessed)
+    return replace(
+        found,
+        points=Points(position, spacing),
+        color=color,
+        scale=np.concatenate([scale, np.ones(len(closing))]).astype(np.float32),
+        guessed=guessed,
+    )
 
 
 def _guide(plate, surface):
@@ -318,47 +334,77 @@ def _pulled_together(surfaces, guides, near):
         return list(pool.map(one, range(len(surfaces))))
 
 
-def _fused(surfaces, plates, hidden, near, settings):
-    """One point per voxel: positions (N, 3), colours (N, 3) in [0, 1] and their spacing."""
+def _fused(surfaces, plates, hidden, settings):
+    """Points of all views: positions and colours (N, 3), scale (N,), and the spacing at scale 1."""
+    samples = [
+        _samples(surface, plate, gone, settings)
+        for surface, plate, gone in zip(surfaces, plates, hidden, strict=True)
+    ]
+    position, color, weight, pixel, detail = (
+        np.concatenate(part) for part in zip(*samples, strict=True)
+    )
+    spacing = float(np.median(pixel)) * settings.pixels_per_point
+    # How many halvings of the spacing a place asks for: it is near a camera, or has texture.
+    halvings = np.log2(spacing / (settings.pixels_per_point * pixel)) + detail
+    while True:
+        fused, mixed, scale = _voxel_means(position, color, weight, halvings, spacing)
+        if len(fused) <= settings.max_points:
+            return fused, mixed, scale, spacing
+        grown = max(1.05, 1.02 * np.sqrt(len(fused) / settings.max_points))
+        spacing *= grown
+        halvings += np.log2(grown)
+
+
+def _samples(surface, plate, gone, settings):
+    """Places of a surface: position and colour (N, 3); weight, pixel and detail (N,).
+
+    pixel: the size of one of the plate's pixels there, world units. detail: bool, has texture.
+    """
     import cv2
 
-    positions, colors, weights, sizes = [], [], [], []
-    for surface, plate, gone in zip(surfaces, plates, hidden, strict=True):
-        camera = surface.camera
-        size = camera.width * settings.oversampling, camera.height * settings.oversampling
-        fine = camera.scaled(*size)
-        inverse = cv2.resize(surface.inverse, size, interpolation=cv2.INTER_CUBIC)
-        inverse = np.maximum(inverse, surface.inverse.min())
-        sure = cv2.resize(surface.confidence, size) * (
-            1 - cv2.resize(gone.astype(np.float32), size)
-        )
-        color = cv2.resize(plate, size, interpolation=cv2.INTER_AREA).reshape(-1, 3) / 255.0
-        positions.append(_back_projected(fine, inverse))
-        colors.append(color)
+    camera = surface.camera
+    size = camera.width * settings.oversampling, camera.height * settings.oversampling
+    inverse = cv2.resize(surface.inverse, size, interpolation=cv2.INTER_CUBIC)
+    inverse = np.maximum(inverse, surface.inverse.min())
+    sure = cv2.resize(surface.confidence, size) * (1 - cv2.resize(gone.astype(np.float32), size))
+    color = cv2.resize(plate, size, interpolation=cv2.INTER_AREA).reshape(-1, 3) / 255.0
+    grey = cv2.cvtColor(np.ascontiguousarray(plate), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    detail = cv2.blur(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), _DETAIL_PX)), (5, 5))
+    detail = cv2.resize(detail, size, interpolation=cv2.INTER_AREA) > settings.detail
+    focal = np.sqrt(camera.K[0, 0] * camera.K[1, 1]) * plate.shape[1] / camera.width
+    return (
+        _back_projected(camera.scaled(*size), inverse),
+        color,
         # Near views see a place best: weights go with the area that it has in the image.
-        weights.append((sure.ravel() + _GUESS) * inverse.ravel() ** 2)
-        focal = np.sqrt(camera.K[0, 0] * camera.K[1, 1]) * plate.shape[1] / camera.width
-        sizes.append(1 / (float(np.median(surface.inverse)) * focal))
-    position, color = np.concatenate(positions), np.concatenate(colors)
-    weight = np.concatenate(weights)
-    spacing = settings.pixels_per_point * float(np.median(sizes))
-    while True:
-        fused, mixed = _voxel_means(position, color, weight, spacing)
-        if len(fused) <= settings.max_points:
-            return fused, mixed, spacing
-        spacing *= max(1.05, 1.02 * np.sqrt(len(fused) / settings.max_points))
+        (sure.ravel() + _GUESS) * inverse.ravel() ** 2,
+        1 / (inverse.ravel() * focal),
+        detail.ravel(),
+    )
 
 
-def _voxel_means(position, color, weight, spacing):
+def _voxel_means(position, color, weight, halvings, spacing):
+    """One point per voxel: position (M, 3), colour (M, 3), size of the voxel in spacings (M,).
+
+    A voxel of the spacing is divided as often as the samples (N,) in it ask for on average.
+    """
     cells = np.floor(position / spacing).astype(np.int64)
-    cells -= cells.min(axis=0)
-    inside = (cells < MAX_CELLS).all(axis=1)
+    origin = cells.min(axis=0)
+    cells -= origin
+    inside = (cells << _MOST_HALVINGS < MAX_CELLS).all(axis=1)
+    position, color, weight = position[inside], color[inside], weight[inside]
     _, group = np.unique(pack(cells[inside]), return_inverse=True)
-    weight = weight[inside]
-    total = np.bincount(group, weight)
-    weighted = np.concatenate([position, color], axis=1)[inside] * weight[:, None]
-    mean = mean_by_group(weighted, group, total)
-    return mean[:, :3], mean[:, 3:]
+    mean = np.bincount(group, weight * halvings[inside]) / np.bincount(group, weight)
+    level = np.clip(np.rint(mean), 0, _MOST_HALVINGS).astype(np.int64)[group]
+    values = np.concatenate([position, color], axis=1) * weight[:, None]
+    means, scales = [], []
+    for halving in range(_MOST_HALVINGS + 1):
+        which = level == halving
+        fine = np.floor(position[which] * (2**halving / spacing)).astype(np.int64)
+        _, group = np.unique(pack(fine - (origin << halving)), return_inverse=True)
+        means.append(mean_by_group(values[which], group, np.bincount(group, weight[which])))
+        scales.append(np.full(len(means[-1]), 0.5**halving))
+    mean = np.concatenate(means)
+    return mean[:, :3], mean[:, 3:], np.concatenate(scales)
 
 
 def _in_free_space(position, surfaces, share):

@@ -117,7 +117,7 @@ class FieldPoints(torch.nn.Module):
         # Start exactly at the given radius, density and colour: the field adds to them.
         torch.nn.init.normal_(self.heads[2].weight, std=1e-2)
         torch.nn.init.zeros_(self.heads[2].bias)
-        self.register_buffer("start", torch.tensor([raw_radius(radius), logit(density)]))
+        self.register_buffer("start", torch.tensor([float(raw_radius(radius)), logit(density)]))
 
     def forward(self, step: int) -> PointTensors:
         """The points of the fragment's frame number `step`."""

@@ -38,10 +38,11 @@ def bounded_radius(raw: torch.Tensor, spacing: float) -> torch.Tensor:
     return low + (high - low) * torch.sigmoid(raw)
 
 
-def raw_radius(radius_in_spacings: float) -> float:
-    """The inverse of `bounded_radius` for a radius given in point spacings."""
+def raw_radius(radius_in_spacings: float | np.ndarray) -> np.ndarray:
+    """The inverse of `bounded_radius` for radii given in point spacings, () or (N,) float32."""
     low, high = RADIUS_LIMITS
-    return logit((radius_in_spacings - low) / (high - low))
+    part = np.clip((np.asarray(radius_in_spacings) - low) / (high - low), 1e-3, 1 - 1e-3)
+    return np.float32(np.log(part / (1 - part)))
 
 
 class ExplicitPoints(torch.nn.Module):
@@ -49,6 +50,7 @@ class ExplicitPoints(torch.nn.Module):
 
     position: (N, 3) start positions, world units. rgb: (N, 3) start colours in [0, 1].
     spacing: distance between neighbouring points, world units; it sets every length here.
+    radius, density: start values, in spacings (or (N,) of them) and in [0, 1].
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class ExplicitPoints(torch.nn.Module):
         spacing: float,
         *,
         sh_degree: int,
-        radius: float,
+        radius: float | np.ndarray,
         density: float,
     ):
         super().__init__()
@@ -70,7 +72,8 @@ class ExplicitPoints(torch.nn.Module):
         # Positions are learned as offsets in spacings: Adam's step is then the same in any unit.
         self.register_buffer("anchor", torch.from_numpy(np.array(position, dtype=np.float32)))
         self.offset = torch.nn.Parameter(torch.zeros(n, 3))
-        self.radius_raw = torch.nn.Parameter(torch.full((n,), raw_radius(radius)))
+        start = np.broadcast_to(raw_radius(radius), (n,))
+        self.radius_raw = torch.nn.Parameter(torch.from_numpy(start.copy()))
         self.density_raw = torch.nn.Parameter(torch.full((n,), logit(density)))
         self.color = torch.nn.Parameter(torch.from_numpy(sh[:, :1].copy()))
         self.directional = torch.nn.Parameter(torch.from_numpy(sh[:, 1:].copy()))

@@ -68,7 +68,7 @@ def reconstruct_background(
         found.color,
         found.points.spacing,
         sh_degree=settings.sh_degree,
-        radius=settings.radius,
+        radius=settings.radius * found.scale,
         density=settings.density,
     )
     save_splats(folder.initial_background, model().to_splats())
