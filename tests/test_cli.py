@@ -202,7 +202,7 @@ def test_render_leaves_the_background_out(reconstruction, tmp_path):
         result = peel4d("render", clip, "--view", "09", *options, "-o", tmp_path / "a.png")
         assert result.returncode == 0, result.stderr
         alpha = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., 3]
-        assert alpha[0, 0] == corner and alpha[48, 48] > 200
+        assert abs(int(alpha[0, 0]) - corner) <= 2 and alpha[48, 48] > 200
 
 
 def test_render_refuses_what_it_cannot_do(reconstruction, tmp_path):

@@ -15,7 +15,7 @@ FLAT = 0.05
 def test_nothing_grows_and_nothing_is_left_behind(window, backend):
     clip = write_bumpy_clip(window.folder / "blob.p4d")
     capture = write_ball_capture(window.folder / "capture")
-    out = window.run("leaks", clip, capture, backend, timeout=580)
+    out = window.run("leaks", clip, capture, backend, timeout=1100)
     found = json.loads((out / "leaks.json").read_text())
     for loop in ("scrubs", "loads", "cycles"):
         held = found[loop]
