@@ -203,9 +203,7 @@ def _visible(splats: Splats, where: str) -> Splats:
             hint="Use a coarser point spacing",
         )
     keep = (splats.radius > 0) & (splats.density > 0)
-    if keep.all():
-        return splats
-    return Splats(splats.position[keep], splats.radius[keep], splats.density[keep], splats.sh[keep])
+    return splats if keep.all() else splats.select(keep)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -9,7 +9,6 @@ by a shell, because a hole is black and a wrong wall is not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,10 +16,12 @@ import numpy as np
 from ..errors import ReconstructionError
 from ..render.camera import Camera
 from .depth_completion import complete
-from .plane_sweep import InverseDepth, SweepSettings, refine, scene_centre, sweep
+from .plane_sweep import InverseDepth, SweepSettings, per_view, refine, scene_centre, sweep
 from .points import Points, mean_by_group
+from .rig import in_frustum
 from .shell import continued, fit_shell, gaps
 from .voxels import MAX_CELLS, pack
+from .zbuffer import project_finite
 
 #: Depths nearer than this are not projected, in distances to the scene's centre.
 _NEAR = 0.01
@@ -44,6 +45,7 @@ class BackgroundSettings:
     agree, conflict: how near two views' inverse depths must be to confirm each other, and how much
         nearer than another view's surface a place is that this view looks through.
     min_agreement: summed confidence of the other views that confirm a place.
+    consensus_rounds: how often the views' surfaces are pulled together after each completion.
     pixels_per_point: the spacing of the points, in pixels of the median camera at the background.
     detail: grey levels of 255 by which a plate differs from itself blurred, where points are twice
         as dense.
@@ -126,12 +128,8 @@ def static_background(
             "no two views show the same background",
             hint="A background needs overlapping static cameras with clean plates",
         )
-    surfaces = [maps[view] for view in views]
     hidden = [_resized(known[view], maps[view]) < 0.5 for view in views]
-    surfaces = [
-        replace(surface, confidence=np.where(gone, 0, surface.confidence).astype(np.float32))
-        for surface, gone in zip(surfaces, hidden, strict=True)
-    ]
+    surfaces = _without_hidden([maps[view] for view in views], hidden)
     guides = [_guide(plates[view], maps[view]) for view in views]
     near = _NEAR * float(np.median([np.linalg.norm(c.centre - centre) for c in cameras]))
     position, weight = _agreed(surfaces, near, settings)
@@ -142,29 +140,17 @@ def static_background(
         )
     everyone = [cameras[view] for view in views]
     shell = fit_shell(position, weight, np.mean([c.centre for c in everyone], axis=0))
-    surfaces = _completed(surfaces, guides, position, weight, shell, near)
-    for _ in range(settings.consensus_rounds):
-        surfaces = _pulled_together(surfaces, guides, near)
+    surfaces = _completed(surfaces, guides, position, weight, shell, near, settings)
     # Once more, finer, around what has been found. The surfaces keep their size: what they gain is
     # precision, and a completion of four times the pixels costs more than it brings.
-    finer = [
-        replace(fine, confidence=np.where(_resized(gone, fine) > 0.5, 0, fine.confidence))
-        for fine, gone in zip(
-            refine(surfaces, [plates[v] for v in views], centre, settings.sweep),
-            hidden,
-            strict=True,
-        )
-    ]
+    seen = [plates[view] for view in views]
+    finer = _without_hidden(refine(surfaces, seen, centre, settings.sweep), hidden)
     position, weight = _agreed(finer, near, settings)
     if len(position):
         shell = fit_shell(position, weight, shell.middle)
         surfaces = [replace(s, step=f.step) for s, f in zip(surfaces, finer, strict=True)]
-        surfaces = _completed(surfaces, guides, position, weight, shell, near)
-        for _ in range(settings.consensus_rounds):
-            surfaces = _pulled_together(surfaces, guides, near)
-
-    position, color, scale, spacing = _fused(surfaces, [plates[v] for v in views], hidden, settings)
-
+        surfaces = _completed(surfaces, guides, position, weight, shell, near, settings)
+    position, color, scale, spacing = _fused(surfaces, seen, hidden, settings)
     found = Background(
         Points(position, spacing),
         color,
@@ -194,6 +180,14 @@ def static_background(
     )
 
 
+def _without_hidden(surfaces, hidden):
+    """Surfaces that are not sure of anything where their plates were filled in (H, W) bool."""
+    return [
+        replace(surface, confidence=np.where(_resized(gone, surface) > 0.5, 0, surface.confidence))
+        for surface, gone in zip(surfaces, hidden, strict=True)
+    ]
+
+
 def _guide(plate, surface):
     import cv2
 
@@ -211,28 +205,16 @@ def _resized(image, surface):
 
 def _back_projected(camera, inverse):
     """World positions (H W, 3) float32 of a map of inverse depths."""
-    rows, columns = np.indices(inverse.shape) + 0.5
-    K = camera.K
-    y = (rows - K[1, 2]) / K[1, 1]
-    x = (columns - K[0, 2] - K[0, 1] * y) / K[0, 0]
-    p = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3) / inverse.reshape(-1, 1)
+    p = (camera.pixel_rays() / inverse[..., None]).reshape(-1, 3)
     return ((p - camera.t) @ camera.R).astype(np.float32)
 
 
 def _seen(position, camera, near):
     """Indices of the points in a camera's image, their pixels (flat) and inverse depths."""
-    p = position @ camera.R.T.astype(np.float32) + camera.t.astype(np.float32)
-    z = np.where(p[:, 2] > near, p[:, 2], np.inf)
-    K = camera.K.astype(np.float32)
-    inverse = 1 / z
-    x, y = p[:, 0] * inverse, p[:, 1] * inverse
-    column = np.floor(K[0, 0] * x + K[0, 1] * y + K[0, 2])
-    row = np.floor(K[1, 1] * y + K[1, 2])
-    inside = np.isfinite(z) & (column >= 0) & (column < camera.width)
-    inside &= (row >= 0) & (row < camera.height)
-    which = np.flatnonzero(inside)
-    pixel = row[which].astype(np.int64) * camera.width + column[which].astype(np.int64)
-    return which, pixel, inverse[which]
+    u, v, z, valid = project_finite(position, replace(camera, near=near))
+    which = np.flatnonzero(valid)
+    pixel = v[which].astype(np.int64) * camera.width + u[which].astype(np.int64)
+    return which, pixel, 1 / z[which]
 
 
 def _agreed(surfaces, near, settings):
@@ -259,8 +241,9 @@ def _agreed(surfaces, near, settings):
     return np.concatenate(positions), np.concatenate(weights)
 
 
-def _completed(surfaces, guides, position, weight, shell, near):
-    """Every view's surface through the places that were agreed on, continued between them."""
+def _completed(surfaces, guides, position, weight, shell, near, settings):
+    """Every view's surface through the places that were agreed on, continued between them, and all
+    pulled together."""
 
     def one(surface, guide):
         shape = surface.inverse.shape
@@ -288,8 +271,10 @@ def _completed(surfaces, guides, position, weight, shell, near):
             whole = through(trusted, 1.0)
         return replace(surface, inverse=_positive(whole), confidence=np.float32(trusted))
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(one, surfaces, guides))
+    surfaces = per_view(one, surfaces, guides)
+    for _ in range(settings.consensus_rounds):
+        surfaces = _pulled_together(surfaces, guides, near)
+    return surfaces
 
 
 def _positive(inverse):
@@ -330,8 +315,7 @@ def _pulled_together(surfaces, guides, near):
         )
         return replace(surface, inverse=_positive(whole))
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(one, range(len(surfaces))))
+    return per_view(one, range(len(surfaces)))
 
 
 def _fused(surfaces, plates, hidden, settings):
@@ -411,7 +395,7 @@ def _in_free_space(position, surfaces, share):
     """Which points (N, 3) lie so far in front of a view's surface that it looks through them."""
     wrong = np.zeros(len(position), dtype=bool)
     for surface in surfaces:
-        which, pixel, inverse = _seen(position.astype(np.float32), surface.camera, 0.0)
+        which, pixel, inverse = _seen(position, surface.camera, surface.camera.near)
         wrong[which] |= share * inverse > surface.inverse.ravel()[pixel]
     return wrong
 
@@ -425,13 +409,7 @@ def _before_a_lens(position, cameras, centre, reach, share):
     for camera in cameras:
         if camera.orthographic:
             continue
-        p = camera.to_camera(position)
-        z = np.maximum(p[:, 2], 0)
-        near = (p[:, 2] > -reach) & (p[:, 2] < share * np.linalg.norm(camera.centre - centre))
-        K = camera.K
-        near &= p[:, 0] + reach > -z * K[0, 2] / K[0, 0]
-        near &= p[:, 0] - reach < z * (camera.width - K[0, 2]) / K[0, 0]
-        near &= p[:, 1] + reach > -z * K[1, 2] / K[1, 1]
-        near &= p[:, 1] - reach < z * (camera.height - K[1, 2]) / K[1, 1]
-        wrong |= near
+        z = camera.to_camera(position)[:, 2]
+        near = (z > -reach) & (z < share * np.linalg.norm(camera.centre - centre))
+        wrong |= near & in_frustum(camera, position, reach)
     return wrong

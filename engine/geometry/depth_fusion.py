@@ -207,11 +207,9 @@ def _back_project(view, spacing, index):
     camera, depth = view.camera, view.depth
     row, column = np.nonzero(np.isfinite(depth))
     z = depth[row, column].astype(np.float64)
-    K = camera.K
-    y = (row + 0.5 - K[1, 2]) / K[1, 1]
-    x = (column + 0.5 - K[0, 2] - K[0, 1] * y) / K[0, 0]
-    scale = 1.0 if camera.orthographic else z
-    p = np.stack([x * scale, y * scale, z], axis=1)
+    p = camera.rays(column + 0.5, row + 0.5)
+    p[:, :2] *= 1.0 if camera.orthographic else z[:, None]
+    p[:, 2] = z
     grid = np.full((*depth.shape, 3), np.nan)
     grid[row, column] = p
 

@@ -11,9 +11,11 @@ this room needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,10 @@ from ..errors import ReconstructionError
 from ..render.camera import Camera
 from .rig import focus_point
 
+T = TypeVar("T")
+
+#: Views that are worked on at a time, at most.
+_MOST_THREADS = 8
 #: Rows between the planes that are blurred as one tall image, so that they do not mix.
 _GAP = 4
 #: What a warp leaves where the neighbour's image has ended.
@@ -106,13 +112,18 @@ def sweep(
         choose_neighbours(reduced, view, centre, settings.neighbours)
         for view in range(len(reduced))
     ]
-    with ThreadPoolExecutor() as pool:
-        return list(
-            pool.map(
-                lambda view: _sweep_view(small, view, chosen[view], centre, settings),
-                range(len(small)),
-            )
-        )
+    return per_view(
+        lambda view: _sweep_view(small, view, chosen[view], centre, settings), range(len(small))
+    )
+
+
+def per_view(function: Callable[..., T], *arguments: Iterable) -> list[T]:
+    """`map` over the views, in threads: numpy and OpenCV work without Python's lock.
+
+    Not in too many: a view that is swept holds a hundred megabytes.
+    """
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        return list(pool.map(function, *arguments))
 
 
 def choose_neighbours(
@@ -128,8 +139,7 @@ def choose_neighbours(
     columns, rows = np.meshgrid(
         np.linspace(0.1, 0.9, 7) * camera.width, np.linspace(0.1, 0.9, 5) * camera.height
     )
-    pixels = np.stack([columns.ravel(), rows.ravel(), np.ones(columns.size)], axis=1)
-    rays = pixels @ np.linalg.inv(camera.K).T
+    rays = camera.rays(columns.ravel(), rows.ravel())
     points = np.concatenate(
         [(rays * (f * distance) - camera.t) @ camera.R for f in (1.0, 1.6, 2.4)]
     )
@@ -294,14 +304,16 @@ def refine(
         start = cv2.resize(surface.inverse, size, interpolation=cv2.INTER_CUBIC)
         inverse = np.maximum(start + offsets[:, None, None] * surface.step, 1e-3 * surface.step)
         chosen = choose_neighbours(cameras, view, centre, settings.neighbours)
+        if not chosen:  # its neighbours have none themselves, and are not here
+            nothing = np.zeros(start.shape, np.float32)
+            return InverseDepth(camera, np.float32(start), nothing, _REFINED_STEP * surface.step)
         likeness = np.stack([_likeness_around(camera, grey, *fine[i], inverse) for i in chosen])
         found, confidence = _best_plane(_better_half(likeness), 2, settings)
         step = _REFINED_STEP * surface.step
         moved = start + (found - _REFINED_PLANES) * step
         return InverseDepth(camera, np.float32(moved), confidence, step)
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(one, range(len(surfaces))))
+    return per_view(one, range(len(surfaces)))
 
 
 def _likeness_around(camera, grey, other, other_grey, inverse):
@@ -309,13 +321,9 @@ def _likeness_around(camera, grey, other, other_grey, inverse):
     import cv2
 
     height, width = grey.shape
-    rows, columns = np.indices(grey.shape, dtype=np.float32) + np.float32(0.5)
-    K = camera.K
-    y = (rows - K[1, 2]) / K[1, 1]
-    x = (columns - K[0, 2] - K[0, 1] * y) / K[0, 0]
     R = other.R @ camera.R.T
     t = np.float32(other.K @ (other.t - R @ camera.t))
-    far = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.float32(other.K @ R).T
+    far = np.float32(camera.pixel_rays() @ (other.K @ R).T)
     tall = np.full((len(inverse), height + _GAP, width), _OUTSIDE, dtype=np.float32)
     for plane, w in enumerate(np.float32(inverse)):
         z = far[..., 2] + t[2] * w

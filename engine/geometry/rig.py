@@ -67,6 +67,20 @@ def rig_bounds(cameras: Sequence[Camera]) -> np.ndarray:
     return np.stack([focus - reach, focus + reach])
 
 
+def in_frustum(camera: Camera, points: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
+    """Which points (N, 3) a perspective camera may see a part of, (N,) bool.
+
+    They are between the four planes through its image's borders, or no farther outside than `reach`
+    (N,), world units; those behind the camera are taken for beside it.
+    """
+    p = camera.to_camera(points)
+    z = np.maximum(p[:, 2], 0)
+    K, width, height = camera.K, camera.width, camera.height
+    inside = (p[:, 0] + reach > -z * K[0, 2] / K[0, 0]) & (p[:, 1] + reach > -z * K[1, 2] / K[1, 1])
+    inside &= p[:, 0] - reach < z * (width - K[0, 2]) / K[0, 0]
+    return inside & (p[:, 1] - reach < z * (height - K[1, 2]) / K[1, 1])
+
+
 def pixel_size(cameras: Sequence[Camera], point: np.ndarray) -> float:
     """The median over the cameras of one pixel's size at `point` (3,), world units."""
     sizes = []

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..render.camera import Camera
 from .depth_completion import complete
+from .rig import in_frustum
 
 #: Rows of the map; it has twice as many columns.
 _ROWS = 64
@@ -36,11 +37,7 @@ class Shell:
 
     def inverse_depth(self, camera: Camera) -> np.ndarray:
         """1 / z of the surface in every pixel of a camera, (H, W) float64."""
-        rows, columns = np.indices((camera.height, camera.width)) + 0.5
-        K = camera.K
-        y = (rows - K[1, 2]) / K[1, 1]
-        x = (columns - K[0, 2] - K[0, 1] * y) / K[0, 0]
-        ray = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3) @ camera.R
+        ray = camera.pixel_rays().reshape(-1, 3) @ camera.R
         # From far to near, the last place that is outside: the ray ends in the wall behind things.
         farthest = 4 / self.inverse.min()
         nearest = 0.05 / self.inverse.max()
@@ -129,15 +126,8 @@ def gaps(
     looked_at = np.zeros(len(closing), dtype=bool)
     beyond = np.tan(np.radians(margin))
     for camera in cameras:
-        p = camera.to_camera(closing)
-        z = p[:, 2]
-        K = camera.K
-        inside = z > 0
-        inside &= p[:, 0] > -z * (K[0, 2] / K[0, 0] + beyond)
-        inside &= p[:, 0] < z * ((camera.width - K[0, 2]) / K[0, 0] + beyond)
-        inside &= p[:, 1] > -z * (K[1, 2] / K[1, 1] + beyond)
-        inside &= p[:, 1] < z * ((camera.height - K[1, 2]) / K[1, 1] + beyond)
-        looked_at |= inside
+        z = camera.to_camera(closing)[:, 2]
+        looked_at |= (z > 0) & in_frustum(camera, closing, beyond * z)
     # The lattice is as dense as the farthest parts need.
     _, one = np.unique(
         np.floor(closing[looked_at] / (0.8 * spacing)).astype(np.int64), axis=0, return_index=True

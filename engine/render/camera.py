@@ -64,6 +64,20 @@ class Camera:
         v = self.K[1, 1] * y + self.K[1, 2]
         return np.stack([u, v], axis=-1), z
 
+    def rays(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Camera-space points (..., 3) at z = 1 that project to the pixels u, v (...), float64.
+
+        A perspective camera sees all their multiples there, an orthographic one all z.
+        """
+        y = (v - self.K[1, 2]) / self.K[1, 1]
+        x = (u - self.K[0, 2] - self.K[0, 1] * y) / self.K[0, 0]
+        return np.stack(np.broadcast_arrays(x, y, np.float64(1.0)), axis=-1)
+
+    def pixel_rays(self) -> np.ndarray:
+        """`rays` through the centres of all pixels, (H, W, 3)."""
+        rows, columns = np.indices((self.height, self.width)) + 0.5
+        return self.rays(columns, rows)
+
     def crop(self, x: int, y: int, width: int, height: int) -> Camera:
         """The camera of the pixel window with its top-left corner at (x, y)."""
         K = self.K.copy()

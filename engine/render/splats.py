@@ -63,6 +63,10 @@ class Splats:
     def nbytes(self) -> int:
         return self.position.nbytes + self.radius.nbytes + self.density.nbytes + self.sh.nbytes
 
+    def select(self, which: np.ndarray) -> Splats:
+        """The points that a boolean mask (N,) or an index array picks."""
+        return Splats(self.position[which], self.radius[which], self.density[which], self.sh[which])
+
     @classmethod
     def from_colors(
         cls, position: np.ndarray, radius: np.ndarray, density: np.ndarray, rgb: np.ndarray

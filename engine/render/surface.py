@@ -70,10 +70,9 @@ def surface_pixels(
     z = _smoothed(np.where(shown, z, 0).astype(np.float32), spacing)
     row, column = np.nonzero(shown if area is None else shown & area)
     z = z[row, column] - _BEFORE_CENTRES * spacing
-    K = camera.K
-    y = (row + 0.5 - K[1, 2]) / K[1, 1]
-    x = (column + 0.5 - K[0, 2] - K[0, 1] * y) / K[0, 0]
-    seen = np.stack([x, y, z] if camera.orthographic else [x * z, y * z, z], axis=1)
+    seen = camera.rays(column + 0.5, row + 0.5)
+    seen[:, :2] *= 1.0 if camera.orthographic else z[:, None]
+    seen[:, 2] = z
     return SurfacePixels(
         row,
         column,

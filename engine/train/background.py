@@ -25,7 +25,6 @@ log = logging.getLogger(engine_name)
 
 #: Plates that a background needs at least: two views can agree on a wrong place.
 _FEWEST_PLATES = 3
-ATTRIBUTES = ("position", "radius", "density", "sh")
 
 
 def reconstruct_background(
@@ -88,8 +87,8 @@ def reconstruct_background(
     splats = model().to_splats()
     # Points may have moved to where they hide nothing in a plate, but the subject in the clip.
     kept = ~found.misplaced(splats.position, 0.7 * splats.radius, BackgroundSettings())
-    splats = Splats(*(getattr(splats, name)[kept] for name in ATTRIBUTES))
-    save_splats(folder.background, seen_by_mean_camera(splats, log_gain, offset), psnr=psnr)
+    splats = seen_by_mean_camera(splats.select(kept), log_gain, offset)
+    save_splats(folder.background, splats, psnr=psnr)
     return color
 
 

@@ -27,9 +27,23 @@ def initial_points(
     source: "hull" or "depth". spacing: world units; by default the rig's own.
     Raises ReconstructionError when nothing is left.
     """
-    views = [view for view in views if (frame, view) in capture.images]
-    cameras = [capture.camera(frame, view) for view in views]
-    masks = [reader.mask(frame, view) for view in views]
+    points = initial_surface(capture, reader, frame, views, source=source, spacing=spacing)
+    views, cameras, masks = _seen(capture, reader, frame, views)
+    images = [reader.image(frame, view) for view in views]
+    return points, project_colors(points, cameras, images, masks)
+
+
+def initial_surface(
+    capture: Capture,
+    reader: ImageReader,
+    frame: int,
+    views: list[int],
+    *,
+    source: str,
+    spacing: float | None = None,
+) -> Points:
+    """The points of `initial_points` without their colours, which take longer."""
+    views, cameras, masks = _seen(capture, reader, frame, views)
     if source == "depth":
         depths = [reader.depth(frame, view) for view in views]
         points = fuse_depth(cameras, depths, masks, spacing=spacing)
@@ -41,5 +55,11 @@ def initial_points(
             where=capture.path,
             hint="Do masks and calibration belong together? `peel4d info` checks the rig",
         )
-    images = [reader.image(frame, view) for view in views]
-    return points, project_colors(points, cameras, images, masks)
+    return points
+
+
+def _seen(capture: Capture, reader: ImageReader, frame: int, views: list[int]):
+    """The views that have an image of a frame, their cameras and masks."""
+    views = [view for view in views if (frame, view) in capture.images]
+    cameras = [capture.camera(frame, view) for view in views]
+    return views, cameras, [reader.mask(frame, view) for view in views]

@@ -29,9 +29,9 @@ from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .background import reconstruct_background
 from .checkpoint import load_splats, load_tensors, save_splats, save_tensors
-from .evaluate import held_out_psnr
+from .evaluate import held_out_psnr, load_color
 from .images import TrainingImages
-from .initialize import initial_points
+from .initialize import initial_points, initial_surface
 from .masks import untrusted_views, with_masks
 from .plan import FRAGMENT_FRAMES, Folder, Plan, fingerprint, load_plan, save_plan, unreadable
 from .plates import load_plates
@@ -150,9 +150,8 @@ def reconstruct(
         untrusted=untrusted_views(plan, folder, capture),
         depth=_learns_depth(plan),
     )
-    color = _background_stage(plan, folder, capture, plates, views, progress, watch)
     spacing, color = _shared_stage(
-        plan, folder, capture, reader, views, images, color, progress, watch
+        plan, folder, capture, reader, views, plates, images, progress, watch
     )
     run = _Run(
         plan,
@@ -222,51 +221,35 @@ def _claim(folder: Folder, plan: Plan, capture: Capture, resume: bool) -> None:
         save_plan(folder, plan)
 
 
-def _background_stage(
-    plan: Plan,
-    folder: Folder,
-    capture: Capture,
-    plates: dict[int, np.ndarray],
-    views: list[int],
-    progress: ProgressCallback,
-    watch: Watch,
-) -> CameraColor | None:
-    """The static background, and the cameras' colours that whole images teach best."""
-    if folder.shared.is_file():
-        return None  # this stage was complete, and its colours are in there
-    report = _reporter(progress, "background", 0, 1, later=len(plan.frames))
-    return reconstruct_background(plan, folder, capture, plates, views, report, watch)
-
-
 def _shared_stage(
     plan: Plan,
     folder: Folder,
     capture: Capture,
     reader: ImageReader,
     views: list[int],
+    plates: dict[int, np.ndarray],
     images: TrainingImages,
-    color: CameraColor | None,
     progress: ProgressCallback,
     watch: Watch,
 ) -> tuple[float, CameraColor]:
-    """What all frames share: the point spacing and the cameras' colours.
+    """What all frames share: the background, the point spacing and the cameras' colours.
 
-    color: what the background has taught; None: a few frames of the subject teach it.
+    Whole images of the background teach the colours best; without one, a few frames of the subject
+    do.
     """
     if folder.shared.is_file():
-        color = CameraColor(len(capture.views))
-        tensors, metadata = load_tensors(folder.shared)
-        color.load_state_dict(tensors)
-        return float(metadata["spacing"]), color
+        return float(load_tensors(folder.shared)[1]["spacing"]), load_color(folder, capture)
+    report = _reporter(progress, "background", 0, 1, later=len(plan.frames))
+    color = reconstruct_background(plan, folder, capture, plates, views, report, watch)
     count = min(COLOR_FRAMES, len(plan.frames))
     positions = np.linspace(0, len(plan.frames) - 1, count + 2)[1:-1].round().astype(int)
     labels = [plan.frames[i] for i in sorted(set(positions))]
     if color is None:
         return _color_stage(plan, folder, capture, reader, views, images, labels, progress, watch)
     frame = capture.frames.index(labels[0])
-    points, _ = initial_points(capture, reader, frame, views, source=plan.points)
-    save_tensors(folder.shared, color.state_dict(), spacing=points.spacing)
-    return points.spacing, color
+    spacing = initial_surface(capture, reader, frame, views, source=plan.points).spacing
+    save_tensors(folder.shared, color.state_dict(), spacing=spacing)
+    return spacing, color
 
 
 def _color_stage(
