@@ -227,3 +227,34 @@ def test_camera_color_of_an_unseen_view_is_the_identity():
     camera = Camera(np.diag([6.0, 6.0, 1.0]), np.eye(3), np.zeros(3), 6, 5)
     torch.testing.assert_close(color(3, rgb, alpha, camera), rgb)
     torch.testing.assert_close(color.log_gain[:3].mean(dim=0), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_roughness_is_the_mean_square_between_neighbours():
+    position, rgb = sphere_points(300)
+    model = ExplicitPoints(position, rgb, 0.1, sh_degree=1, radius=1.1, density=0.8)
+    with torch.no_grad():
+        for parameter in (model.offset, model.color, model.directional):
+            parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    distance = torch.cdist(torch.from_numpy(position), torch.from_numpy(position))
+    neighbours = distance.topk(5, largest=False).indices[:, 1:]
+    plain = [
+        (values[neighbours] - values[:, None]).square().mean()
+        for values in (model.offset, model.color)
+    ]
+    plain.append(model.directional.square().mean())
+    for ours, expected, parameter in zip(
+        model.roughness(), plain, (model.offset, model.color, model.directional), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+        gradient, wanted = (
+            torch.autograd.grad(value, parameter, retain_graph=True)[0]
+            for value in (ours, expected)
+        )
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_roughness_of_one_point_is_nothing():
+    model = ExplicitPoints(
+        np.zeros((1, 3)), np.ones((1, 3)), 0.1, sh_degree=0, radius=1, density=0.5
+    )
+    assert [value.item() for value in model.roughness()] == [0, 0, 0]
