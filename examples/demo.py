@@ -39,12 +39,14 @@ def main() -> int:
     started = time.monotonic()
     run("film the scene", EXAMPLES / "make_demo_capture.py", capture)
     test_views = json.loads((capture / "peel4d.json").read_text())["test_views"]
-    peel4d("reconstruct", "reconstruct", capture, "-o", reconstruction, "--resume")
+    # An even backdrop is no background worth looking for.
+    alone = ("--background", "none", "--resume")
+    peel4d("reconstruct", "reconstruct", capture, "-o", reconstruction, *alone)
     # The baseline is what carving alone gives: the visual hull with projected colours.
     peel4d(
         "visual hull, for comparison",
         *("reconstruct", capture, "-o", root / "hull", "--points", "hull"),
-        *("--preset", "draft", "--steps", 1, "--resume"),
+        *("--preset", "draft", "--steps", 1, *alone),
     )
     clips = {"hull": Folder(root / "hull").initial_clip, "peel4d": Folder(reconstruction).clip}
     for name, clip in clips.items():

@@ -58,7 +58,7 @@ def reconstruct_background(
             lenses=[capture.camera(0, view) for view in range(len(capture.views))],
         )
     except ReconstructionError as error:
-        log.warning("no static background: %s", error.what)
+        log.warning("no static background: %s", error)
         return None
     watch.check()
     settings = plan.settings.for_background
