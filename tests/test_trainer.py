@@ -12,12 +12,14 @@ from peel4d.engine.errors import ReconstructionError
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.model.points import ExplicitPoints
 from peel4d.engine.render.camera import Camera
-from peel4d.engine.train import reconstruct, trainer
+from peel4d.engine.train import shared, trainer
 from peel4d.engine.train.checkpoint import save_tensors
 from peel4d.engine.train.images import TrainingImage, TrainingImages
 from peel4d.engine.train.plan import Folder, make_plan
+from peel4d.engine.train.run import open_run
 from peel4d.engine.train.settings import TrainSettings
 from peel4d.engine.train.trainer import Job, schedule, train
+from peel4d.engine.train.watch import UNWATCHED
 
 SETTINGS = TrainSettings(steps=60)
 
@@ -127,15 +129,20 @@ def test_stored_camera_colours_need_no_points(ball_capture, tmp_path, monkeypatc
         preset="draft",
         settings=SETTINGS,
     )
-    folder, reader = Folder(tmp_path), ImageReader(capture)
-    views = [capture.view_index(name) for name in plan.views]
+    folder = Folder(tmp_path)
     color = CameraColor(len(capture.views))
     save_tensors(folder.color(0), color.state_dict(), spacing=0.125)
-    monkeypatch.setattr(reconstruct, "initial_points", lambda *_, **__: pytest.fail("carved"))
-    images = TrainingImages(capture, reader, {}, max_bytes=64 << 20)
-    spacing, _ = reconstruct._color_stage(
-        plan, folder, capture, reader, views, images, [0], lambda _: None, reconstruct.UNWATCHED
+    monkeypatch.setattr(shared, "initial_points", lambda *_, **__: pytest.fail("carved"))
+    run = open_run(
+        plan,
+        folder,
+        capture,
+        max_memory=256 << 20,
+        device=torch.device("cpu"),
+        progress=lambda _: None,
+        watch=UNWATCHED,
     )
+    spacing, _ = shared.color_stage(run, [0], lambda _: None)
     assert spacing == 0.125 and folder.shared.is_file()
 
 

@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
                 options.output,
                 resume=False,
                 max_memory=options.max_memory,
+                device=options.device,
+                jobs=options.jobs,
                 progress=progress,
             )
             result = quality.measure_quality(

@@ -23,7 +23,8 @@ def emit(event: str, **values: object) -> None:
 
 
 def emit_error(error: PeelError) -> None:
-    emit("error", code=error.code, message=str(error), where=error.where, hint=error.hint)
+    parts = {"what": error.what, "where": error.where, "hint": error.hint}
+    emit("error", code=error.code, message=str(error), **parts)
 
 
 @contextlib.contextmanager

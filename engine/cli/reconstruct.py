@@ -56,7 +56,24 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive_int, help="optimisation steps per frame")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="image size, if not stored")
+    add_resources(parser)
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """What training may use. The result does not depend on it, but for a GPU's rounding."""
     parser.add_argument("--max-memory", type=parse_memory, metavar="4G")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="train on an NVIDIA GPU where there is one (auto), on the CPU or on the GPU",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=positive_int,
+        metavar="N",
+        help="processes that train frames; default: as many as use the machine well",
+    )
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -99,6 +116,8 @@ def run(options: argparse.Namespace) -> int:
                 options.output,
                 resume=options.resume,
                 max_memory=options.max_memory,
+                device=options.device,
+                jobs=options.jobs,
                 progress=progress,
             )
     except ModuleNotFoundError as error:

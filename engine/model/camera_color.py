@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import torch
 
@@ -23,6 +25,7 @@ class CameraColor(torch.nn.Module):
         self.log_gain = torch.nn.Parameter(torch.zeros(view_count, 3))
         self.offset = torch.nn.Parameter(torch.zeros(view_count, 3))
         self.vignetting = torch.nn.Parameter(torch.zeros(2, 3))
+        self._squares: weakref.WeakKeyDictionary[Camera, torch.Tensor] = weakref.WeakKeyDictionary()
 
     @torch.no_grad()
     def center(self, used: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,14 +49,19 @@ class CameraColor(torch.nn.Module):
         """
         if view is not None:
             rgb = rgb * torch.exp(self.log_gain[view]) + alpha * self.offset[view]
-        if not (self.vignetting.requires_grad or bool(self.vignetting.any())):
-            return rgb
         return rgb * self.falloff(camera)
 
     def falloff(self, camera: Camera) -> torch.Tensor:
         """The vignetting of a picture, (H, W, 3)."""
-        x = (np.arange(camera.width) + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
-        y = (np.arange(camera.height) + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
-        square = torch.from_numpy(np.float32(y[:, None] ** 2 + x**2)).to(self.vignetting)
-        square = square[..., None]
+        square = self._square(camera)
         return 1 + square * (self.vignetting[0] + square * self.vignetting[1])
+
+    def _square(self, camera: Camera) -> torch.Tensor:
+        """r^2 of every pixel, (H, W, 1); kept as long as the camera is."""
+        square = self._squares.get(camera)
+        if square is None or square.device != self.vignetting.device:
+            x = (np.arange(camera.width) + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
+            y = (np.arange(camera.height) + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
+            square = torch.from_numpy(np.float32(y[:, None] ** 2 + x**2)[..., None])
+            square = self._squares[camera] = square.to(self.vignetting.device)
+        return square

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from .. import __name__ as engine_name
-from ..capture.capture import Capture
 from ..errors import ReconstructionError
 from ..geometry.background import BackgroundSettings, static_background
 from ..model.camera_color import CameraColor
@@ -17,9 +15,8 @@ from ..model.points import ExplicitPoints
 from ..render.splats import SH_C0, Splats
 from .checkpoint import save_splats
 from .images import PlateImages
-from .plan import Folder, Plan
+from .run import Run
 from .trainer import Job, StepCallback, train
-from .watch import Watch
 
 log = logging.getLogger(engine_name)
 
@@ -27,23 +24,15 @@ log = logging.getLogger(engine_name)
 _FEWEST_PLATES = 3
 
 
-def reconstruct_background(
-    plan: Plan,
-    folder: Folder,
-    capture: Capture,
-    plates: Mapping[int, np.ndarray],
-    views: list[int],
-    on_step: StepCallback,
-    watch: Watch,
-) -> CameraColor | None:
+def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | None:
     """Train the background into the folder and return the cameras' colours learned with it.
 
-    plates: by view index, (H, W, 4) as `plates.clean_plate` makes them. views: that take part.
     None where the capture shows no static background; the log says why.
     """
+    plan, folder, capture, plates = run.plan, run.folder, run.capture, run.plates
     if plan.background == "none":
         return None
-    used = [view for view in views if view in plates]
+    used = [view for view in run.views if view in plates]
     if capture.moving or len(used) < _FEWEST_PLATES:
         reason = "the cameras move" if capture.moving else f"{len(used)} views have clean plates"
         log.info("no static background: %s", reason)
@@ -60,7 +49,7 @@ def reconstruct_background(
     except ReconstructionError as error:
         log.warning("no static background: %s", error)
         return None
-    watch.check()
+    run.watch.check()
     settings = plan.settings.for_background
     model = ExplicitPoints(
         found.points.position,
@@ -70,18 +59,19 @@ def reconstruct_background(
         radius=settings.radius * found.scale,
         density=settings.density,
     )
+    job = Job("background", (0,), (tuple(used),))
     save_splats(folder.initial_background, model().to_splats())
     color = CameraColor(len(capture.views))
     psnr = train(
-        model,
+        model.to(run.device),
         color,
-        Job("background", (0,), (tuple(used),)),
-        PlateImages(capture, {view: plates[view] for view in used}),
+        job,
+        PlateImages(capture, {view: plates[view] for view in used}, run.device),
         settings,
         learn_color=True,
-        checkpoint=folder.running,
+        checkpoint=folder.running(job.key),
         on_step=on_step,
-        watch=watch,
+        watch=run.watch,
     )
     log_gain, offset = color.center(used)
     splats = model().to_splats()
@@ -89,6 +79,7 @@ def reconstruct_background(
     kept = ~found.misplaced(splats.position, 0.7 * splats.radius, BackgroundSettings())
     splats = seen_by_mean_camera(splats.select(kept), log_gain, offset)
     save_splats(folder.background, splats, psnr=psnr)
+    folder.running(job.key).unlink(missing_ok=True)
     return color
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,8 @@ REGION_MARGIN = 0.008
 CROP_MARGIN = 0.025
 #: A mask with fewer pixels teaches nothing; its camera abstains in this frame.
 MINIMUM_MASK_PX = 40
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,12 @@ class TrainingImage:
         depth = 0 if self.depth is None else self.depth.numel()
         return 2 * self.truth.numel() + 3 * self.region.numel() + 4 * depth
 
+    def to(self, device: torch.device) -> TrainingImage:
+        """The same with its tensors on a device."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {n: t.to(device) for n, t in tensors.items() if isinstance(t, torch.Tensor)}
+        return replace(self, **moved)
+
 
 class ImageSource(Protocol):
     """Where training finds its images by (frame, view)."""
@@ -57,9 +65,11 @@ class ImageSource(Protocol):
 
 
 class PlateImages:
-    """Whole clean plates, by view, as images of a scene without a subject."""
+    """Whole clean plates, by view, as images of a scene without a subject, on a device."""
 
-    def __init__(self, capture: Capture, plates: Mapping[int, np.ndarray]):
+    def __init__(
+        self, capture: Capture, plates: Mapping[int, np.ndarray], device: torch.device = CPU
+    ):
         self._images = {}
         for view, plate in plates.items():
             known = plate[..., 3:] > 0
@@ -71,7 +81,7 @@ class PlateImages:
                 mask=None,
                 region=torch.from_numpy(known),
                 region_pixels=float(max(1, known.sum())),
-            )
+            ).to(device)
 
     def get(self, frame: int, view: int) -> TrainingImage | None:
         """The plate of a view, in every frame."""
@@ -82,7 +92,7 @@ class TrainingImages:
     """The crops of a capture by (frame, view), made on demand and kept up to `max_bytes`.
 
     depth: with the measured depth of the subject, where the capture has it. untrusted: views whose
-    masks say where to look, but not where the subject ends.
+    masks say where to look, but not where the subject ends. device: where the tensors are.
     """
 
     def __init__(
@@ -94,6 +104,7 @@ class TrainingImages:
         max_bytes: int,
         untrusted: Collection[int] = (),
         depth: bool = False,
+        device: torch.device = CPU,
     ):
         self._capture = capture
         self._reader = reader
@@ -101,6 +112,7 @@ class TrainingImages:
         self._max_bytes = max_bytes
         self._untrusted = frozenset(untrusted)
         self._depth = depth
+        self._device = device
         self._cache: OrderedDict[tuple[int, int], TrainingImage | None] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -167,7 +179,7 @@ class TrainingImages:
             region_pixels=float(max(1, region.sum())),
             mask_known=None if known is None else _as_tensor(known),
             depth=depth,
-        )
+        ).to(self._device)
 
 
 def _as_tensor(pixels: np.ndarray) -> torch.Tensor:

@@ -48,9 +48,12 @@ class Folder:
     def initial_background(self) -> Path:
         return self.root / "initial" / "background.safetensors"
 
-    @property
-    def running(self) -> Path:
-        return self.root / "running.safetensors"
+    def running(self, key: str) -> Path:
+        """The checkpoint of an unfinished training job."""
+        return self.root / f"running-{key}.safetensors"
+
+    def all_running(self) -> list[Path]:
+        return sorted(self.root.glob("running-*.safetensors"))
 
     @property
     def clip(self) -> Path:

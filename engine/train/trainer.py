@@ -24,6 +24,8 @@ from .watch import UNWATCHED, Watch
 
 #: Seconds between checkpoints inside a job.
 CHECKPOINT_SECONDS = 15.0
+#: Steps whose mean error is reported.
+_REPORTED_STEPS = 50
 
 StepCallback = Callable[[int, int, float], None]
 #: Gets the time step that was just trained.
@@ -97,8 +99,8 @@ def picture_loss(
     view: int,
     color: CameraColor,
     settings: TrainSettings,
-) -> tuple[torch.Tensor, float]:
-    """The loss of one rendered crop, and its colour error (mean square) for progress.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of one rendered crop, and its colour error (mean square) without a gradient.
 
     rgba, depth: what the peel returns. spacing: of the points, world units.
     """
@@ -120,7 +122,7 @@ def picture_loss(
     if lpips is not None:
         pair = [(image * region).permute(2, 0, 1)[None] for image in (picture, truth)]
         loss = loss + settings.lpips_weight * lpips(*pair)
-    return loss, float(error.detach())
+    return loss, error.detach()
 
 
 def regularization(
@@ -148,6 +150,7 @@ def train(
 ) -> float:
     """Optimise `model` in place and return the training PSNR of the last epoch, in dB.
 
+    Where the model is, `images` must be; `color` is moved there for as long as it takes.
     checkpoint: a file that is written every few seconds and read first if it belongs to this job;
     training then goes on where it stopped and ends in the same place. learn_color: also learn those
     parts of `color` that require gradients, instead of none. on_step(step, total, psnr)
@@ -163,11 +166,58 @@ def train(
         )
     if not learn_color:
         color.requires_grad_(False)
+    home = color.vignetting.device
+    color.to(next(model.parameters()).device)
+    try:
+        return _optimize(
+            model,
+            color,
+            job,
+            images,
+            settings,
+            order,
+            learn_color=learn_color,
+            checkpoint=checkpoint,
+            on_step=on_step,
+            watch=watch,
+            on_preview=on_preview,
+        )
+    finally:
+        color.to(home)
+
+
+def _optimize(
+    model: ExplicitPoints | FieldPoints,
+    color: CameraColor,
+    job: Job,
+    images: ImageSource,
+    settings: TrainSettings,
+    order: list[tuple[int, int]],
+    *,
+    learn_color: bool,
+    checkpoint: Path | None,
+    on_step: StepCallback | None,
+    watch: Watch,
+    on_preview: PreviewCallback | None,
+) -> float:
     optimizer = optimizer_for(model, color if learn_color else None, settings)
     rates = [group["lr"] for group in optimizer.param_groups]
     first = _restore(checkpoint, job, settings, model, color, optimizer) if checkpoint else 0
-    errors: list[float] = []
+    # They stay on the device until somebody asks: reading a number waits for the GPU.
+    errors: list[torch.Tensor] = []
     saved = reported = time.monotonic()
+
+    def recent(count: int) -> float:
+        """PSNR of the last steps. Raises ReconstructionError where there is none any more."""
+        if not errors:
+            return 0.0
+        values = torch.stack(errors[-count:]).cpu().numpy()
+        if not np.isfinite(values).all():
+            raise ReconstructionError(
+                f"training diverged in frame {job.key}, before step {first + len(errors)}",
+                hint="Lower the learning rates, or report this with the log file",
+            )
+        return psnr_of(values)
 
     for step in range(first, len(order)):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -178,11 +228,6 @@ def train(
         rgba, depth = peel(*points, image.camera, settings.peel)
         loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, settings)
         loss = loss + regularization(model, settings)
-        if not np.isfinite(error):
-            raise ReconstructionError(
-                f"training diverged in frame {job.key}, step {step}",
-                hint="Lower the learning rates, or report this with the log file",
-            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -192,25 +237,29 @@ def train(
             watch.check()
         except PeelError:
             if checkpoint:
+                recent(_REPORTED_STEPS)  # what has diverged is not worth keeping
                 _save(checkpoint, job, settings, step + 1, model, color, optimizer)
             raise
         if on_preview and watch.preview_due():
             on_preview(time_step)
         now = time.monotonic()
-        if on_step and now - reported > 0.1:
-            on_step(step + 1, len(order), psnr_of(errors[-50:]))
+        if now - reported > 0.1:
+            psnr = recent(_REPORTED_STEPS)
+            if on_step:
+                on_step(step + 1, len(order), psnr)
             reported = now
         if checkpoint and now - saved > CHECKPOINT_SECONDS:
+            recent(_REPORTED_STEPS)
             _save(checkpoint, job, settings, step + 1, model, color, optimizer)
             saved = now
     if on_step:
-        on_step(len(order), len(order), psnr_of(errors[-50:]))
-    return psnr_of(errors[-len(set(order)) :])
+        on_step(len(order), len(order), recent(_REPORTED_STEPS))
+    return recent(len(set(order)))
 
 
-def psnr_of(errors: list[float]) -> float:
-    """Mean PSNR in dB of mean squared errors; 0 when there are none (a job that was complete)."""
-    return float(-10 * np.log10(np.maximum(errors, 1e-10)).mean()) if errors else 0.0
+def psnr_of(errors: np.ndarray) -> float:
+    """Mean PSNR in dB of mean squared errors (N,), N > 0."""
+    return float(-10 * np.log10(np.maximum(errors, 1e-10)).mean())
 
 
 def _identity(job: Job, settings: TrainSettings) -> dict:

@@ -31,5 +31,8 @@ class Watch:
     def preview(self, splats: Splats, frame: int, *, fps: float, up: Sequence[float] | None):
         """The current points of the frame with this label."""
 
+    def accompany(self, pids: Sequence[int]) -> None:
+        """These processes work for the run as well, so what they hold counts."""
+
 
 UNWATCHED = Watch()

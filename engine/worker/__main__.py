@@ -13,13 +13,12 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..cli.arguments import parse_memory
 from ..cli.console import emit, emit_error, progress_reporter
-from ..cli.reconstruct import JsonWarnings, add_arguments, emit_started, plan_of
+from ..cli.reconstruct import JsonWarnings, add_arguments, add_resources, emit_started, plan_of
 from ..errors import PeelError, ReconstructionError
 from .faults import explain
 from .lifeline import die_with, listen
-from .run import plan_to_resume, run_plan
+from .run import explained, plan_to_resume, run_plan
 
 INTERNAL = 1
 CANCELLED = 130
@@ -121,6 +120,8 @@ def _reconstruct(options: argparse.Namespace) -> int:
                 options.output,
                 resume=resume or options.resume,
                 max_memory=options.max_memory,
+                device=options.device,
+                jobs=options.jobs,
                 progress=progress,
                 watch=supervision,
             )
@@ -128,6 +129,25 @@ def _reconstruct(options: argparse.Namespace) -> int:
         emit("cancelled", output=str(options.output), message=str(error))
         return CANCELLED
     emit("done", **result)
+    return 0
+
+
+def _frames(options: argparse.Namespace) -> int:
+    """Frames for a `FramePool`, which also hears of Ctrl-C and says what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger().handlers[:] = [JsonWarnings(logging.WARNING)]
+    from ..train.plan import Folder
+    from ..train.watch import Cancelled
+    from .frame_process import Orders, preview_path, serve
+
+    folder = Folder(options.output)
+    orders = Orders(emit, preview_path(folder))
+    listen(orders.cancel, orders.hear)
+    try:
+        with explained(options.output):
+            serve(folder, orders, emit, max_memory=options.max_memory, device=options.device)
+    except Cancelled:
+        return CANCELLED
     return 0
 
 
@@ -140,7 +160,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_arguments(reconstruct)
     resume = commands.add_parser("resume", help="go on with a folder as it was started")
     resume.add_argument("output", type=Path, metavar="DIR")
-    resume.add_argument("--max-memory", type=parse_memory, metavar="4G")
+    frames = commands.add_parser("frames", help="train single frames for another worker")
+    frames.add_argument("output", type=Path, metavar="DIR")
+    frames.set_defaults(run=_frames)
+    add_resources(resume)
+    add_resources(frames)
     check = commands.add_parser("check", help="say what this interpreter has")
     check.set_defaults(run=_check)
     create = commands.add_parser("create", help="make a virtual environment with what is needed")
@@ -152,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--preview", type=float, metavar="S", help="write DIR/preview.p4d every S seconds"
         )
-    for command in (reconstruct, resume, check, create):
+    for command in (reconstruct, resume, frames, check, create):
         command.add_argument(
             "--parent", type=int, metavar="PID", help="end when this process has gone"
         )

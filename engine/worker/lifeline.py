@@ -33,13 +33,13 @@ def die_with(parent: int | None) -> None:
         os._exit(ORPHANED)
 
 
-def listen(cancel: Callable[[], None]) -> None:
+def listen(cancel: Callable[[], None], hear: Callable[[str], None] = lambda _line: None) -> None:
     """Read stdin on a thread: the line "cancel" calls `cancel`, so does its end, and then the
-    process is over in ORPHAN_SECONDS at the latest."""
-    threading.Thread(target=_listen, args=(cancel,), name="stdin", daemon=True).start()
+    process is over in ORPHAN_SECONDS at the latest. Other lines go to `hear`."""
+    threading.Thread(target=_listen, args=(cancel, hear), name="stdin", daemon=True).start()
 
 
-def _listen(cancel: Callable[[], None]) -> None:
+def _listen(cancel: Callable[[], None], hear: Callable[[str], None]) -> None:
     # Not sys.stdin: a thread that waits in its lock would keep the interpreter from ending.
     pending = b""
     while True:
@@ -50,8 +50,12 @@ def _listen(cancel: Callable[[], None]) -> None:
         if not data:
             break
         *lines, pending = (pending + data).split(b"\n")
-        if any(line.strip() == b"cancel" for line in lines):
-            cancel()
+        for line in lines:
+            text = line.decode(errors="replace").strip()
+            if text == "cancel":
+                cancel()
+            elif text:
+                hear(text)
     cancel()
     time.sleep(ORPHAN_SECONDS)
     os._exit(ORPHANED)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,15 +38,26 @@ def run_plan(
     *,
     resume: bool,
     max_memory: int | None,
+    device: str = "auto",
+    jobs: int | None = None,
     progress: ProgressCallback,
     watch: Watch | None = None,
 ) -> dict:
     """Train, bake and score `plan` into the folder `output` and write its metrics.json.
 
-    Returns the fields of the event "done". Raises PeelError; a lack of memory or space is one, too.
+    device: see `training_device`. jobs: processes that train frames, None for as many as use the
+    machine well. Returns the fields of the event "done". Raises PeelError; a lack of memory or
+    space is one, too.
     """
+    with explained(output):
+        return _run(plan, output, resume, max_memory, device, jobs, progress, watch)
+
+
+@contextmanager
+def explained(output: Path) -> Iterator[None]:
+    """Whatever a reconstruction raises inside says what was wrong, where it is no bug of ours."""
     try:
-        return _run(plan, output, resume, max_memory, progress, watch)
+        yield
     except Exception as error:
         _note_unreadable(error, output)
         known = explain(error, output)
@@ -59,24 +71,41 @@ def _run(
     output: Path,
     resume: bool,
     max_memory: int | None,
+    device: str,
+    jobs: int | None,
     progress: ProgressCallback,
     watch: Watch | None,
 ) -> dict:
     from ..train.evaluate import evaluate
+    from ..train.frames import train_in_turn, units_left
     from ..train.plan import Folder
     from ..train.reconstruct import reconstruct
     from ..train.records import write_json
+    from ..train.run import training_device
     from ..train.watch import UNWATCHED
+    from .frame_pool import FramePool, jobs_for
 
     watch = watch or UNWATCHED
-    result = reconstruct(
-        plan,
-        output,
-        resume=resume,
-        max_memory=max_memory or DEFAULT_MEMORY,
-        progress=progress,
-        watch=watch,
-    )
+    memory = max_memory or DEFAULT_MEMORY
+    gpu = training_device(device).type == "cuda"
+    jobs = jobs_for(jobs, len(units_left(plan, Folder(output))), gpu=gpu)
+    pool = nullcontext()
+    if jobs > 1:
+        pool = FramePool(output, jobs, max_memory=memory, device=device)
+    with pool:
+        if jobs > 1:
+            watch.accompany(pool.pids)
+        result = reconstruct(
+            plan,
+            output,
+            resume=resume,
+            max_memory=memory,
+            device=device,
+            progress=progress,
+            watch=watch,
+            train_frames=pool.train if jobs > 1 else train_in_turn,
+        )
+        others = pool.memory_bytes if jobs > 1 else 0
     scores = {}
     for stage in ("initial", "final") if plan.test_views else ():
         for region in ("mask", "full"):
@@ -86,7 +115,9 @@ def _run(
             except ReconstructionError:
                 continue  # held-out views without images or masks cannot be scored
             scores[f"{stage}_{region}"] = value
-    result["peak_memory_bytes"] = peak_bytes()
+    own = peak_bytes()
+    result["jobs"] = jobs
+    result["peak_memory_bytes"] = None if own is None else own + others
     folder = Folder(output)
     write_json(folder.metrics, {**result, "scores": scores})
     means = {name: value["mean"] for name, value in scores.items()}

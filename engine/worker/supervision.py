@@ -47,6 +47,7 @@ class Supervision(Watch):
         self._excess: OutOfMemory | None = None
         self._pause = preview_seconds
         self._next_preview = 0.0
+        self._others: Sequence[int] = ()
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -82,12 +83,15 @@ class Supervision(Watch):
         now = time.monotonic()
         self._next_preview = now + max(self._pause, 20 * (now - begun))
 
+    def accompany(self, pids: Sequence[int]) -> None:
+        self._others = tuple(pids)
+
     def start_heartbeat(self) -> None:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def _beat(self) -> None:
         while True:
-            held = resident_bytes()
+            held = resident_bytes(self._others)
             self._emit("heartbeat", memory_bytes=held)
             limit = self._memory_limit
             if limit is not None and held is not None and held > limit and not self._excess:

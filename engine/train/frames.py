@@ -1,0 +1,199 @@
+"""The frames of a reconstruction, in units that know nothing of each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ..geometry.filters import moved_inwards
+from ..geometry.points import Points
+from ..model.kplanes import FieldPoints
+from ..model.points import ExplicitPoints
+from ..progress import Progress, ProgressCallback
+from ..render.splats import Splats
+from .checkpoint import save_splats
+from .evaluate import held_out_psnr
+from .initialize import initial_points
+from .plan import FRAGMENT_FRAMES, Folder, Plan
+from .run import Report, Run
+from .settings import TrainSettings
+from .trainer import Job, train
+
+#: Labels of the frames that are trained together.
+Unit = tuple[int, ...]
+
+
+def units_of(plan: Plan) -> list[Unit]:
+    """Single frames, or with a field fragments of them."""
+    size = FRAGMENT_FRAMES if plan.settings.model == "field" else 1
+    return [plan.frames[first : first + size] for first in range(0, len(plan.frames), size)]
+
+
+def units_left(plan: Plan, folder: Folder) -> list[Unit]:
+    """The units that are not in the folder yet."""
+
+    def complete(label: int) -> bool:
+        return folder.frame(label).is_file() and folder.initial(label).is_file()
+
+    return [unit for unit in units_of(plan) if not all(map(complete, unit))]
+
+
+def train_in_turn(run: Run, units: Sequence[Unit], progress: ProgressCallback) -> None:
+    """Train all units in this process, one after the other. Raises PeelError."""
+    counted = FrameProgress(run.plan, units, progress)
+    for unit in units:
+        run.watch.check()
+        train_unit(run, unit, lambda part, metrics, unit=unit: counted(unit, part, metrics))
+
+
+class FrameProgress:
+    """Turns what the units report into the stage "frames", which counts thousandths of frames."""
+
+    def __init__(self, plan: Plan, units: Sequence[Unit], progress: ProgressCallback):
+        self._progress = progress
+        self._total = len(plan.frames)
+        self._before = self._total - sum(map(len, units))
+        self._parts: dict[Unit, float] = {}
+        self._started = time.monotonic()
+
+    def __call__(self, unit: Unit, part: float, metrics: dict[str, float]) -> None:
+        self._parts[unit] = part
+        done = sum(part * len(unit) for unit, part in self._parts.items())
+        elapsed = time.monotonic() - self._started
+        eta = elapsed * (self._total - self._before - done) / max(done, 1e-6)
+        step = round((self._before + done) * 1000)
+        self._progress(Progress("frames", step, self._total * 1000, eta, metrics))
+
+
+def train_unit(run: Run, unit: Unit, report: Report) -> None:
+    """Train the frames of a unit into the folder. Raises PeelError."""
+    if run.plan.settings.model == "field":
+        _train_fragment(run, unit, report)
+    else:
+        (label,) = unit
+        _train_frame(run, label, report)
+
+
+def explicit_points(
+    points: Points, rgb: np.ndarray, settings: TrainSettings, *, inset: float
+) -> ExplicitPoints:
+    """The model that training starts from. rgb: (N, 3) in [0, 1]. inset: in spacings."""
+    return ExplicitPoints(
+        moved_inwards(points, inset) if inset else points.position,
+        rgb,
+        points.spacing,
+        sh_degree=settings.sh_degree,
+        radius=settings.radius,
+        density=settings.density,
+    )
+
+
+def _start(run: Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
+    """Initial points of a frame, their colours, and the views that teach it.
+
+    What they look like before training, as they were found, is kept in the folder.
+    """
+    plan = run.plan
+    frame = run.capture.frames.index(label)
+    points, rgb = initial_points(
+        run.capture, run.reader, frame, run.views, source=plan.points, spacing=run.spacing
+    )
+    untrained = explicit_points(points, rgb, replace(plan.settings, sh_degree=0), inset=0.0)
+    splats = untrained().to_splats()
+    save_splats(run.folder.initial(label), splats)
+    if run.watch.preview_due():
+        run.preview(label, splats)
+    return points, rgb, run.images.usable(frame, run.views)
+
+
+def _train_frame(run: Run, label: int, report: Report) -> None:
+    settings = run.plan.settings
+    frame = run.capture.frames.index(label)
+    points, rgb, usable = _start(run, label)
+    model = explicit_points(points, rgb, settings, inset=settings.inset).to(run.device)
+    job = Job(str(label), (frame,), (tuple(usable),))
+    psnr = train(
+        model,
+        run.color,
+        job,
+        run.images,
+        settings,
+        checkpoint=run.folder.running(job.key),
+        on_step=_steps(report),
+        watch=run.watch,
+        on_preview=lambda _step: run.preview(label, _points_now(model, 0)),
+    )
+    _finish(run, label, _points_now(model, 0), psnr, 1.0, report)
+    run.folder.running(job.key).unlink(missing_ok=True)
+
+
+def _train_fragment(run: Run, labels: Unit, report: Report) -> None:
+    settings = run.plan.settings
+    starts = [_start(run, label) for label in labels]
+    everything = np.concatenate([points.position for points, _, _ in starts])
+    margin = 3 * run.spacing
+    bounds = np.stack([everything.min(axis=0) - margin, everything.max(axis=0) + margin])
+    torch.manual_seed(settings.seed)
+    model = FieldPoints(
+        [moved_inwards(points, settings.inset) for points, _, _ in starts],
+        [rgb for _, rgb, _ in starts],
+        run.spacing,
+        bounds,
+        sh_degree=settings.sh_degree,
+        radius=settings.radius,
+        density=settings.density,
+    ).to(run.device)
+    job = Job(
+        f"fragment-{labels[0]}",
+        tuple(run.capture.frames.index(label) for label in labels),
+        tuple(tuple(usable) for _, _, usable in starts),
+    )
+    psnr = train(
+        model,
+        run.color,
+        job,
+        run.images,
+        settings,
+        checkpoint=run.folder.running(job.key),
+        on_step=_steps(report),
+        watch=run.watch,
+        on_preview=lambda step: run.preview(labels[step], _points_now(model, step)),
+    )
+    for step, label in enumerate(labels):
+        _finish(run, label, _points_now(model, step), psnr, (step + 1) / len(labels), report)
+    run.folder.running(job.key).unlink(missing_ok=True)
+
+
+#: What of a unit's work is done when its optimisation is: its pictures are looked at after that.
+_TRAINED = 0.98
+
+
+def _steps(report: Report):
+    def on_step(step: int, total: int, psnr: float) -> None:
+        report(_TRAINED * step / total, {"training_psnr": psnr})
+
+    return on_step
+
+
+@torch.no_grad()
+def _finish(
+    run: Run, label: int, splats: Splats, training_psnr: float, part: float, report: Report
+) -> None:
+    """Keep a trained frame and report how the held-out views like it."""
+    save_splats(run.folder.frame(label), splats, psnr=training_psnr)
+    frame = run.capture.frames.index(label)
+    metrics = {"training_psnr": training_psnr}
+    scene = (splats,) if run.background is None else (splats, run.background)
+    test = held_out_psnr(scene, run.color, run.capture, run.reader, run.plates, frame, run.tests)
+    if test is not None:
+        metrics["test_psnr"] = test
+    report(_TRAINED + (1 - _TRAINED) * part, metrics)
+
+
+@torch.no_grad()
+def _points_now(model: ExplicitPoints | FieldPoints, step: int) -> Splats:
+    return model(step).to_splats()

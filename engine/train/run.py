@@ -1,0 +1,141 @@
+"""What every frame of one reconstruction needs: the capture's pictures, plates and shared parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ..capture.capture import Capture
+from ..capture.images import ImageReader
+from ..errors import CoreError, ReconstructionError
+from ..model.camera_color import CameraColor
+from ..progress import Progress, ProgressCallback
+from ..render import backend
+from ..render.splats import Splats
+from .checkpoint import load_splats
+from .images import TrainingImages
+from .masks import untrusted_views, with_masks
+from .plan import FRAGMENT_FRAMES, Folder, Plan
+from .plates import load_plates
+from .watch import Watch
+
+DEVICES = ("auto", "cpu", "cuda")
+#: Says how far a part of the work is: part in [0, 1], and what is measured on the way.
+Report = Callable[[float, dict[str, float]], None]
+
+
+def training_device(name: str) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means. Raises ReconstructionError for "cuda" where
+    there is no GPU that both torch and the splat core can use."""
+    if name not in DEVICES:
+        raise ReconstructionError(f"no device called '{name}'", hint=f"Use {', '.join(DEVICES)}")
+    if name == "cpu":
+        return torch.device("cpu")
+    problem = hint = None
+    if not torch.cuda.is_available():
+        problem, hint = "this torch sees no NVIDIA GPU", "Install torch with CUDA, and its driver"
+    else:
+        try:
+            backend.select("cuda")
+        except CoreError as error:
+            problem, hint = str(error), error.hint
+    if problem is None:
+        return torch.device("cuda", 0)
+    if name == "cuda":
+        raise ReconstructionError(f"cannot train on a GPU: {problem}", hint=hint)
+    return torch.device("cpu")
+
+
+@dataclass(eq=False)
+class Run:
+    """One reconstruction at work. color: on the CPU, as `shared_stage` leaves it. device: where
+    points are trained."""
+
+    plan: Plan
+    folder: Folder
+    capture: Capture
+    reader: ImageReader
+    views: list[int]
+    tests: list[int]
+    plates: dict[int, np.ndarray]
+    images: TrainingImages
+    watch: Watch
+    device: torch.device
+    spacing: float = 0.0
+    color: CameraColor | None = None
+
+    @cached_property
+    def background(self) -> Splats | None:
+        path = self.folder.background
+        return load_splats(path) if path.is_file() else None
+
+    def preview(self, label: int, splats: Splats) -> None:
+        self.watch.preview(splats, label, fps=self.capture.fps, up=self.capture.up)
+
+
+def open_run(
+    plan: Plan,
+    folder: Folder,
+    capture: Capture,
+    *,
+    max_memory: int,
+    device: torch.device,
+    progress: ProgressCallback,
+    watch: Watch,
+) -> Run:
+    """Masks and clean plates, made where the folder has none yet, and the images of the capture.
+
+    The spacing and the cameras' colours are for `shared_stage`. Raises PeelError.
+    """
+
+    def checked(state: Progress) -> None:
+        # Stages without steps of the optimisation can be ended wherever they report.
+        progress(state)
+        watch.check()
+
+    torch.manual_seed(plan.settings.seed)
+    # The core brings its own threads. torch's would only spin against them: on two cores a step
+    # takes ten times as long, and the tensors here are too small to gain anything from two.
+    torch.set_num_threads(1)
+    image_bytes, crop_bytes = cache_bytes(plan, capture, max_memory)
+    capture = with_masks(plan, folder, capture, cache_bytes=image_bytes, progress=checked)
+    reader = ImageReader(capture, cache_bytes=image_bytes)
+    views = [capture.view_index(name) for name in plan.views]
+    tests = [capture.view_index(name) for name in plan.test_views]
+    plates = load_plates(capture, reader, folder, [*views, *tests], checked)
+    images = TrainingImages(
+        capture,
+        reader,
+        plates,
+        max_bytes=crop_bytes,
+        untrusted=untrusted_views(plan, folder, capture),
+        depth=_learns_depth(plan),
+        device=device,
+    )
+    return Run(plan, folder, capture, reader, views, tests, plates, images, watch, device)
+
+
+def cache_bytes(plan: Plan, capture: Capture, max_memory: int) -> tuple[int, int]:
+    """Bytes to keep of decoded images and of training crops.
+
+    What one job works on and no more, so that memory does not grow with the length of the clip; a
+    quarter of `max_memory` each at most, and then images are decoded more than once.
+    """
+    names = set(plan.views)
+    pixels = sum(view.width * view.height for view in capture.views if view.name in names)
+    frames = FRAGMENT_FRAMES if plan.settings.model == "field" else 1
+    # An image has 3 bytes a pixel, its mask 1 and depth 4, for two frames; the maps of a lens 10. A
+    # crop has image, background, mask, where that is known, region and depth.
+    lens = any(view.distortion or view.lens == "fisheye" for view in capture.views)
+    image = 2 * (8 if plan.points == "depth" else 4) + (10 if lens else 0)
+    crop = 13 if _learns_depth(plan) else 9
+    most = max_memory // 4
+    return min(most, image * pixels), min(most, (frames + 1) * crop * pixels)
+
+
+def _learns_depth(plan: Plan) -> bool:
+    return plan.points == "depth" and plan.settings.depth_weight > 0

@@ -1,0 +1,205 @@
+"""Trains frames in processes of their own, because one process leaves most of a machine idle: on a
+CPU torch works on one thread, and a GPU waits for Python between the steps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import PeelError, ReconstructionError
+from ..progress import ProgressCallback
+from ..train.checkpoint import load_splats
+from ..train.frames import FrameProgress, Unit, train_in_turn
+from ..train.run import Run
+from .lifeline import ORPHAN_SECONDS
+
+log = logging.getLogger(__name__)
+
+_LAUNCH = Path(__file__).with_name("launch.py")
+#: Processes at most: each holds torch and the images of a frame.
+_MOST = 8
+#: Seconds between looks at the watch.
+_POLL = 0.05
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Windows, macOS
+        return os.cpu_count() or 1
+
+
+class FramePool:
+    """Processes that train the frames of the reconstruction in `output`; a context manager.
+
+    jobs: how many. max_memory: bytes for the images of all. device: see `training_device`. They
+    start at once and load their libraries while the shared stage runs; leaving the context ends
+    them. memory_bytes: the most that those which have trained a frame held, together.
+    """
+
+    def __init__(self, output: Path, jobs: int, *, max_memory: int, device: str):
+        self._events: queue.SimpleQueue[tuple[_Member, dict | None]] = queue.SimpleQueue()
+        self._output = output
+        self._jobs = jobs
+        self._options = [
+            "--max-memory",
+            f"{max(1, (max_memory // jobs) >> 10)}K",
+            "--device",
+            device,
+        ]
+        self._members: list[_Member] = []
+
+    def __enter__(self) -> FramePool:
+        threads = max(1, processors() // self._jobs)
+        command = [sys.executable, str(_LAUNCH), "frames", str(self._output), *self._options]
+        for _ in range(self._jobs):
+            self._members.append(_Member(command, threads, self._events))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for member in self._members:
+            member.close()
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        for member in self._members:
+            member.wait(max(0.1, deadline - time.monotonic()))
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(member.memory_bytes for member in self._members)
+
+    @property
+    def pids(self) -> list[int]:
+        return [member.process.pid for member in self._members]
+
+    def train(self, run: Run, units: Sequence[Unit], progress: ProgressCallback) -> None:
+        """Train units into the folder of `run`, all processes at once. Raises PeelError."""
+        if len(units) < 2:  # nothing to share
+            train_in_turn(run, units, progress)
+            return
+        counted = FrameProgress(run.plan, units, progress)
+        waiting = list(reversed(units))
+        for member in self._members[: len(units)]:
+            member.train(waiting.pop())
+        left = len(units)
+        while left:
+            run.watch.check()
+            if run.watch.preview_due():
+                self._ask_for_preview()
+            try:
+                member, event = self._events.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+            if event is None:
+                raise member.death()
+            kind = event.pop("event")
+            if kind == "step":
+                counted(tuple(event["unit"]), event["part"], event["metrics"])
+            elif kind == "unit":
+                left -= 1
+                counted(tuple(event["unit"]), 1.0, {})
+                member.finished(event)
+                if waiting:
+                    member.train(waiting.pop())
+            elif kind == "preview":
+                member.preview_asked = False
+                path = Path(event["path"])
+                run.preview(event["frame"], load_splats(path))
+                path.unlink(missing_ok=True)
+            elif kind == "warning":
+                log.warning("%s", event["message"])
+            elif kind == "error":
+                raise _error(event)
+
+    def _ask_for_preview(self) -> None:
+        """Of the earliest frame that is being trained, once until it has come."""
+        busy = [member for member in self._members if member.unit]
+        if busy and not any(member.preview_asked for member in busy):
+            earliest = min(busy, key=lambda member: member.unit)
+            earliest.preview_asked = True
+            earliest.tell("preview")
+
+
+class _Member:
+    """One process of the pool."""
+
+    def __init__(self, command: list[str], threads: int, events: queue.SimpleQueue):
+        self.unit: Unit | None = None
+        self.preview_asked = False
+        self.memory_bytes = 0
+        self.process = subprocess.Popen(
+            [*command, "--parent", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PEEL4D_THREADS": str(threads)},
+            text=True,
+            encoding="utf-8",
+        )
+        threading.Thread(target=self._read, args=(events,), daemon=True).start()
+
+    def train(self, unit: Unit) -> None:
+        self.unit = unit
+        self.tell("train " + " ".join(map(str, unit)))
+
+    def finished(self, event: dict) -> None:
+        self.unit = None
+        self.preview_asked = False
+        self.memory_bytes = event["memory_bytes"] or 0
+
+    def tell(self, line: str) -> None:
+        with suppress(OSError):  # it has ended, and the end of its output says so
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+
+    def close(self) -> None:
+        """Cancel: a frame in training leaves its checkpoint."""
+        self.tell("cancel")
+        with suppress(OSError):
+            self.process.stdin.close()
+
+    def wait(self, seconds: float) -> None:
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def death(self) -> PeelError:
+        """Why it has ended though nobody asked."""
+        code = self.process.wait()
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        return ReconstructionError(
+            f"a process that trains frames has ended {how}",
+            hint="The log says why; where memory was short, use fewer of them (--jobs 1). Resume "
+            "goes on with what was trained",
+        )
+
+    def _read(self, events: queue.SimpleQueue) -> None:
+        with self.process.stdout as lines:
+            for line in lines:
+                events.put((self, json.loads(line)))
+        events.put((self, None))
+
+
+def _error(event: dict) -> PeelError:
+    error = PeelError(event["what"], where=event["where"], hint=event["hint"])
+    error.code = event["code"]
+    return error
+
+
+def jobs_for(jobs: int | None, frames: int, *, gpu: bool) -> int:
+    """How many processes to train so many units with; jobs: what was asked for, None for as many
+    as use the machine well."""
+    if jobs is None:
+        # A start costs as much as two or three frames.
+        jobs = min(_MOST, processors() // 2 if gpu else processors(), frames // 2)
+    return max(1, min(jobs, frames))

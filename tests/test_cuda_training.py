@@ -1,0 +1,65 @@
+"""Training on a GPU: the same scene as on the CPU, alone and in several processes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from peel4d.engine.capture.detect import open_capture
+from peel4d.engine.errors import CoreError, ReconstructionError
+from peel4d.engine.render import backend
+from peel4d.engine.train.plan import make_plan
+from peel4d.engine.train.run import training_device
+from peel4d.engine.train.settings import preset
+from peel4d.engine.worker.run import run_plan
+
+
+def plan_for(folder, model: str):
+    return make_plan(
+        open_capture(folder),
+        size=None,
+        frames="0:2",
+        views=None,
+        test_views=None,
+        points="auto",
+        preset="draft",
+        settings=preset("draft", model=model),
+    )
+
+
+def trained(folder, output, model: str, device: str, jobs: int) -> dict:
+    return run_plan(
+        plan_for(folder, model),
+        output,
+        resume=False,
+        max_memory=None,
+        device=device,
+        jobs=jobs,
+        progress=lambda _: None,
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("model", "jobs"), [("explicit", 1), ("explicit", 2), ("field", 1)])
+def test_a_gpu_trains_the_same_scene(ball_capture, tmp_path, model, jobs):
+    if not torch.cuda.is_available():
+        pytest.skip("this torch sees no GPU")
+    try:
+        backend.select("cuda")
+    except CoreError as error:
+        pytest.skip(str(error))
+    on_gpu = trained(ball_capture, tmp_path / "gpu", model, "cuda", jobs)
+    on_cpu = trained(ball_capture, tmp_path / "cpu", model, "cpu", 1)
+    assert on_gpu["device"] == "cuda" and on_cpu["device"] == "cpu"
+    psnr = [result["scores"]["final_full"]["psnr"] for result in (on_gpu, on_cpu)]
+    assert abs(psnr[0] - psnr[1]) < 0.3
+    assert on_gpu["points_per_frame"] == on_cpu["points_per_frame"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_says_so():
+    assert training_device("auto").type == "cpu"
+    with pytest.raises(ReconstructionError, match="cannot train on a GPU"):
+        training_device("cuda")
+    with pytest.raises(ReconstructionError, match="no device called 'tpu'"):
+        training_device("tpu")
