@@ -29,6 +29,21 @@ class PointTensors(NamedTuple):
         return Splats(*(tensor.detach().cpu().numpy() for tensor in self))
 
 
+class Roughness(NamedTuple):
+    """Means of squares, scalars: of what differs between neighbouring points, and of what differs
+    between directions. What few cameras see of a point would otherwise be fitted to them alone.
+
+    position: in spacings; least for a surface without edges, of evenly spread points. offset: of
+    the way from the start, in spacings; least where the surface keeps its shape. color: constant
+    coefficients. shimmer: the direction-dependent coefficients themselves.
+    """
+
+    position: torch.Tensor
+    offset: torch.Tensor
+    color: torch.Tensor
+    shimmer: torch.Tensor
+
+
 def logit(value: float) -> float:
     return float(np.log(value / (1.0 - value)))
 
@@ -69,7 +84,7 @@ class ExplicitPoints(torch.nn.Module):
         sh = np.zeros((n, SH_COUNTS[sh_degree], 3), dtype=np.float32)
         sh[:, 0] = rgb / SH_C0
         self.spacing = float(spacing)
-        self._laplacian: tuple[torch.Tensor, int] | None = None
+        self._neighbours: tuple[torch.Tensor, int, torch.Tensor, float] | None = None
         # Positions are learned as offsets in spacings: Adam's step is then the same in any unit.
         self.register_buffer("anchor", torch.from_numpy(np.array(position, dtype=np.float32)))
         self.offset = torch.nn.Parameter(torch.zeros(n, 3))
@@ -88,22 +103,24 @@ class ExplicitPoints(torch.nn.Module):
             torch.cat([self.color, self.directional], dim=1),
         )
 
-    def roughness(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """How unlike its neighbours a point is, three means of squares, and how much it shimmers.
-
-        Of the differences between the offsets (in spacings) and between the constant colours
-        (coefficients) of neighbours at the start, and of the direction-dependent coefficients. What
-        few cameras see of a point would otherwise be fitted to them alone.
-        """
-        if self._laplacian is None:
-            self._laplacian = _neighbour_laplacian(self.anchor)
-        laplacian, pairs = self._laplacian
+    def roughness(self) -> Roughness:
+        """How unlike its neighbours at the start a point is, and how much it shimmers."""
+        if self._neighbours is None:
+            laplacian, pairs = _neighbour_laplacian(self.anchor)
+            position = (self.anchor - self.anchor.mean(dim=0)) / self.spacing
+            curvature = laplacian @ position
+            self._neighbours = laplacian, pairs, curvature, float((position * curvature).sum())
+        laplacian, pairs, curvature, angular = self._neighbours
+        count = 3 * max(1, pairs)
         # One product for both, and no gathering: 6 ms instead of 30 for 95,000 points.
         both = torch.cat([self.offset, self.color[:, 0]], dim=1)
-        squares = _QuadraticForm.apply(both, laplacian) / (3 * max(1, pairs))
+        squares = _QuadraticForm.apply(both, laplacian) / count
+        offset = squares[:3].sum()
         directional = self.directional.square()
-        return (
-            squares[:3].sum(),
+        return Roughness(
+            # (a + o)^T L (a + o), of which only two parts change
+            offset + (2 * (self.offset * curvature).sum() + angular) / count,
+            offset,
             squares[3:].sum(),
             directional.mean() if directional.numel() else directional.sum(),
         )

@@ -6,6 +6,7 @@ place of its perceptual loss where no VGG weights are installed.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
@@ -42,32 +43,91 @@ def depth_loss(
     return torch.nn.functional.huber_loss(excess, torch.zeros_like(excess))
 
 
+#: Of SSIM, for values in [0, 1].
+_C1, _C2 = 0.01**2, 0.03**2
+
+
 def structural_dissimilarity(
     picture: torch.Tensor, truth: torch.Tensor, region: torch.Tensor, window: int = 7
 ) -> torch.Tensor:
-    """(1 - SSIM) / 2 averaged over the region, with a box window.
+    """(1 - SSIM) / 2 averaged over the region, with a box window. Differentiable in the picture.
 
     (H, W, 3), (H, W, 3), (H, W, 1) -> scalar. The box costs a fraction of the Gaussian window of
     the metric and gives the same direction to go.
     """
-    x, y = (image.permute(2, 0, 1) for image in (picture, truth))
-    statistics = torch.cat([x, y, x * x, y * y, x * y])[None]
+    weight = region / (6 * region.sum().clamp_min(1))
+    if picture.device.type == "cpu":
+        return _Dissimilarity.apply(picture, truth, weight, window)
+    statistics = torch.cat(
+        [picture, truth, picture * picture, truth * truth, picture * truth], dim=2
+    )
+    mean_x, mean_y, xx, yy, xy = _box_mean(statistics, window).split(3, dim=2)
+    product = mean_x * mean_y
+    squares = mean_x.square() + mean_y.square()
+    similarity = ((2 * product + _C1) * (2 * (xy - product) + _C2)) / (
+        (squares + _C1) * (xx + yy - squares + _C2)
+    )
+    return ((1 - similarity) * weight).sum()
+
+
+def _box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
+    """Means over windows of an image (H, W, C), which end at its edges."""
+    planes = image.permute(2, 0, 1)[None]
     # Rows, then columns: 2 x 7 additions per value instead of 49.
-    blurred = statistics
     for kernel in ((window, 1), (1, window)):
-        blurred = torch.nn.functional.avg_pool2d(
-            blurred,
+        planes = torch.nn.functional.avg_pool2d(
+            planes,
             kernel,
             stride=1,
             padding=(kernel[0] // 2, kernel[1] // 2),
             count_include_pad=False,
         )
-    blurred = blurred[0]
-    mean_x, mean_y, xx, yy, xy = blurred.split(3)
-    c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * (xy - mean_x * mean_y) + c2)) / (
-        (mean_x.square() + mean_y.square() + c1)
-        * (xx - mean_x.square() + yy - mean_y.square() + c2)
+    return planes[0].permute(1, 2, 0)
+
+
+class _Dissimilarity(torch.autograd.Function):
+    """The same on the CPU, a tenth of the time: running sums for the windows, and the derivative
+    written out instead of two dozen passes over the image."""
+
+    @staticmethod
+    def forward(context, picture, truth, weight, window):
+        x, y = picture.detach().numpy(), truth.detach().numpy()
+        weight = weight.detach().numpy()
+        # Whole arrays of three channels each: cutting them out of one costs more than all the rest.
+        per_window = 1 / _box_sum(np.ones_like(x), window)
+        mean_x, mean_y, xx, yy, xy = (
+            _box_sum(values, window) * per_window for values in (x, y, x * x, y * y, x * y)
+        )
+        product = mean_x * mean_y
+        squares = mean_x * mean_x + mean_y * mean_y
+        a1, a2 = 2 * product + _C1, 2 * (xy - product) + _C2
+        b1, b2 = squares + _C1, xx + yy - squares + _C2
+        scale = 1 / (b1 * b2)
+        similarity = a1 * a2 * scale
+        if context.needs_input_grad[0]:
+            # Derivatives by the means of x, x^2 and x y, then by x.
+            pull = -weight * per_window
+            scale *= 2 * pull
+            pulled = similarity * pull
+            by_square = pulled / b2
+            by_mean = scale * mean_y * (a2 - a1) + 2 * mean_x * (by_square - pulled / b1)
+            gradient = _box_sum(by_mean, window)
+            gradient -= 2 * x * _box_sum(by_square, window)
+            gradient += y * _box_sum(scale * a1, window)
+            context.save_for_backward(torch.from_numpy(gradient))
+        return torch.tensor(float(((1 - similarity) * weight).sum(dtype=np.float64)))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, upstream):
+        (gradient,) = context.saved_tensors
+        return gradient * upstream, None, None, None
+
+
+def _box_sum(image: np.ndarray, window: int) -> np.ndarray:
+    """Sums over windows of (H, W, C) float32; there is nothing outside."""
+    import cv2
+
+    return cv2.boxFilter(
+        image, cv2.CV_32F, (window, window), normalize=False, borderType=cv2.BORDER_CONSTANT
     )
-    weight = region.permute(2, 0, 1)
-    return ((1 - similarity) * weight).sum() / (6 * weight.sum().clamp_min(1))

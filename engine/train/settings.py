@@ -24,7 +24,9 @@ class TrainSettings:
     mask_weight, dssim_weight, lpips_weight, depth_weight: of the losses beside the colour's mean
         squared error; depth counts where the points come from depth maps, which already say most
         of what it could teach: 3e-3 gained less than 0.1 dB, 1e-2 lost 0.2 to 0.3.
-    offset_roughness, color_roughness, shimmer: weights of `ExplicitPoints.roughness`.
+    position_roughness, offset_roughness, color_roughness, shimmer: weights of the `Roughness` of
+        explicit points. The first rounds the edges that silhouettes leave where no camera has seen
+        the outline: a hull is never smaller than its subject, and bodies have no such edges.
     background_steps, background_radius, background_layers: steps (whole images), start radius in
         spacings and K for the static background.
     """
@@ -33,25 +35,26 @@ class TrainSettings:
     steps: int = 600
     sh_degree: int = 1
     layers: int = 12
-    radius: float = 1.1
+    radius: float = 0.85
     density: float = 0.8
     inset: float = 0.8
-    position_rate: float = 0.07
+    position_rate: float = 0.15
     radius_rate: float = 0.06
     density_rate: float = 0.1
     color_rate: float = 5e-3
     field_rate: float = 1e-2
     head_rate: float = 2e-3
     decay: float = 0.1
-    mask_weight: float = 5e-3
-    dssim_weight: float = 0.0
+    mask_weight: float = 1e-3
+    dssim_weight: float = 0.02
     lpips_weight: float = 1e-3
     depth_weight: float = 0.0
-    offset_roughness: float = 5e-3
-    color_roughness: float = 1e-2
-    shimmer: float = 5e-2
-    background_steps: int = 900
-    background_radius: float = 1.5
+    position_roughness: float = 1e-2
+    offset_roughness: float = 2e-3
+    color_roughness: float = 2e-2
+    shimmer: float = 0.2
+    background_steps: int = 1200
+    background_radius: float = 1.4
     background_layers: int = 16
     seed: int = 0
 
@@ -71,16 +74,20 @@ class TrainSettings:
             layers=self.background_layers,
             sh_degree=0,
             mask_weight=0.0,
-            offset_roughness=0.0,
-            color_roughness=0.0,
+            position_rate=0.1,
+            # Disks that grow fast close the gaps between sparse ones, and blur what they cover.
+            radius_rate=0.02,
+            position_roughness=0.0,
+            offset_roughness=2e-3,
+            color_roughness=2e-3,
             shimmer=0.0,
         )
 
 
 PRESETS = {
-    "draft": TrainSettings(steps=200, background_steps=300),
+    "draft": TrainSettings(steps=200, background_steps=400),
     "standard": TrainSettings(),
-    "high": TrainSettings(steps=1000, dssim_weight=0.01, background_steps=1500),
+    "high": TrainSettings(steps=1000, dssim_weight=0.03, background_steps=1800),
 }
 
 

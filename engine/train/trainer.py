@@ -13,7 +13,7 @@ import torch
 from ..errors import PeelError, ReconstructionError
 from ..model.camera_color import CameraColor
 from ..model.kplanes import FieldPoints
-from ..model.points import ExplicitPoints
+from ..model.points import ExplicitPoints, Roughness
 from .checkpoint import load_tensors, save_tensors
 from .images import ImageSource, TrainingImage
 from .losses import color_loss, depth_loss, mask_loss, structural_dissimilarity
@@ -129,7 +129,12 @@ def regularization(
     model: ExplicitPoints | FieldPoints, settings: TrainSettings
 ) -> torch.Tensor | float:
     """What keeps points alike that are neighbours; a field does so by itself."""
-    weights = settings.offset_roughness, settings.color_roughness, settings.shimmer
+    weights = Roughness(
+        settings.position_roughness,
+        settings.offset_roughness,
+        settings.color_roughness,
+        settings.shimmer,
+    )
     if isinstance(model, FieldPoints) or not any(weights):
         return 0.0
     return sum(w * r for w, r in zip(weights, model.roughness(), strict=True))
