@@ -43,6 +43,33 @@ def test_dissimilarity_is_zero_for_equals_and_has_a_gradient():
     assert structural_dissimilarity(better, truth, region) < loss
 
 
+def test_dissimilarity_is_its_formula_and_so_is_the_gradient():
+    torch.manual_seed(0)
+    truth, noise = torch.rand(2, 17, 23, 3, dtype=torch.float64).unbind()
+    picture = (0.7 * truth + 0.3 * noise).requires_grad_()
+    region = (torch.rand(17, 23, 1) > 0.3).double()
+    total, window = 0.0, 7
+    for row in range(17):
+        for column in range(23):
+            rows = slice(max(0, row - window // 2), row + window // 2 + 1)
+            columns = slice(max(0, column - window // 2), column + window // 2 + 1)
+            x, y = (image[rows, columns].reshape(-1, 3) for image in (picture, truth))
+            mx, my = x.mean(0), y.mean(0)
+            covariance = ((x - mx) * (y - my)).mean(0)
+            variance = (x - mx).square().mean(0) + (y - my).square().mean(0)
+            ssim = (2 * mx * my + 1e-4) * (2 * covariance + 9e-4)
+            ssim = ssim / ((mx.square() + my.square() + 1e-4) * (variance + 9e-4))
+            total = total + ((1 - ssim) * region[row, column]).sum()
+    expected = total / (6 * region.sum())
+    wanted = torch.autograd.grad(expected, picture)[0].float()
+    inputs = picture.detach().float().requires_grad_(), truth.float(), region.float()
+    loss = structural_dissimilarity(*inputs)
+    torch.testing.assert_close(loss, expected.detach().float(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, inputs[0])[0], wanted, rtol=1e-3, atol=1e-7
+    )
+
+
 def test_dissimilarity_ignores_what_lies_outside_the_region():
     torch.manual_seed(0)
     truth = torch.rand(30, 30, 3)

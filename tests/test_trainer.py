@@ -246,12 +246,11 @@ def test_roughness_is_the_mean_square_between_neighbours():
     neighbours = distance.topk(5, largest=False).indices[:, 1:]
     plain = [
         (values[neighbours] - values[:, None]).square().mean()
-        for values in (model.offset, model.color)
+        for values in (model().position / 0.1, model.offset, model.color)
     ]
     plain.append(model.directional.square().mean())
-    for ours, expected, parameter in zip(
-        model.roughness(), plain, (model.offset, model.color, model.directional), strict=True
-    ):
+    parameters = (model.offset, model.offset, model.color, model.directional)
+    for ours, expected, parameter in zip(model.roughness(), plain, parameters, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
         gradient, wanted = (
             torch.autograd.grad(value, parameter, retain_graph=True)[0]
@@ -264,4 +263,4 @@ def test_roughness_of_one_point_is_nothing():
     model = ExplicitPoints(
         np.zeros((1, 3)), np.ones((1, 3)), 0.1, sh_degree=0, radius=1, density=0.5
     )
-    assert [value.item() for value in model.roughness()] == [0, 0, 0]
+    assert [value.item() for value in model.roughness()] == [0, 0, 0, 0]

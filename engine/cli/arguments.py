@@ -32,6 +32,15 @@ def parse_memory(text: str) -> int:
     return int(value * (1 << shift))
 
 
+def parse_seconds(text: str) -> float:
+    """ "90", "5m" or "1.5h" -> seconds."""
+    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:].lower())
+    try:
+        return positive_float(text if factor is None else text[:-1]) * (factor or 1)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no time; write 90, 5m or 1h") from None
+
+
 def positive_int(text: str) -> int:
     """ "3" -> 3; nothing below 1."""
     if not text.isdigit() or not 0 < int(text) < 1 << 31:

@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
                 max_memory=options.max_memory,
                 device=options.device,
                 jobs=options.jobs,
+                time_budget=options.time_budget,
                 progress=progress,
             )
             result = quality.measure_quality(

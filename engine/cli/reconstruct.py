@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OutputError
-from .arguments import parse_memory, parse_names, parse_size, positive_int, seed
+from .arguments import parse_memory, parse_names, parse_seconds, parse_size, positive_int, seed
 from .console import emit, progress_reporter
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
-    """What training may use. The result does not depend on it, but for a GPU's rounding."""
+    """What training may use."""
     parser.add_argument("--max-memory", type=parse_memory, metavar="4G")
     parser.add_argument(
         "--device",
@@ -73,6 +73,12 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         metavar="N",
         help="processes that train frames; default: as many as use the machine well",
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=parse_seconds,
+        metavar="T",
+        help="be done after 90 (seconds), 5m or 1h, with fewer steps if need be",
     )
 
 
@@ -118,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
                 max_memory=options.max_memory,
                 device=options.device,
                 jobs=options.jobs,
+                time_budget=options.time_budget,
                 progress=progress,
             )
     except ModuleNotFoundError as error:

@@ -25,7 +25,11 @@ class CameraColor(torch.nn.Module):
         self.log_gain = torch.nn.Parameter(torch.zeros(view_count, 3))
         self.offset = torch.nn.Parameter(torch.zeros(view_count, 3))
         self.vignetting = torch.nn.Parameter(torch.zeros(2, 3))
+        # Kept as long as the cameras are, which training uses often.
         self._squares: weakref.WeakKeyDictionary[Camera, torch.Tensor] = weakref.WeakKeyDictionary()
+        self._falloffs: weakref.WeakKeyDictionary[Camera, tuple[object, torch.Tensor]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @torch.no_grad()
     def center(self, used: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,15 +57,24 @@ class CameraColor(torch.nn.Module):
 
     def falloff(self, camera: Camera) -> torch.Tensor:
         """The vignetting of a picture, (H, W, 3)."""
-        square = self._square(camera)
+        if self.vignetting.requires_grad:
+            square = self._squares.get(camera)
+            if square is None or square.device != self.vignetting.device:
+                square = self._squares[camera] = self._square(camera)
+            return self._falloff(square)
+        state = self.vignetting.data_ptr(), self.vignetting._version
+        known, falloff = self._falloffs.get(camera, (None, None))
+        if known != state:
+            falloff = self._falloff(self._square(camera))
+            self._falloffs[camera] = state, falloff
+        return falloff
+
+    def _falloff(self, square: torch.Tensor) -> torch.Tensor:
         return 1 + square * (self.vignetting[0] + square * self.vignetting[1])
 
     def _square(self, camera: Camera) -> torch.Tensor:
-        """r^2 of every pixel, (H, W, 1); kept as long as the camera is."""
-        square = self._squares.get(camera)
-        if square is None or square.device != self.vignetting.device:
-            x = (np.arange(camera.width) + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
-            y = (np.arange(camera.height) + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
-            square = torch.from_numpy(np.float32(y[:, None] ** 2 + x**2)[..., None])
-            square = self._squares[camera] = square.to(self.vignetting.device)
-        return square
+        """r^2 of every pixel, (H, W, 1)."""
+        x = (np.arange(camera.width) + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
+        y = (np.arange(camera.height) + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
+        square = np.float32(y[:, None] ** 2 + x**2)[..., None]
+        return torch.from_numpy(square).to(self.vignetting.device)

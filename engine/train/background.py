@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ log = logging.getLogger(engine_name)
 
 #: Plates that a background needs at least: two views can agree on a wrong place.
 _FEWEST_PLATES = 3
+#: Of the time that is left when it can be trained; the frames get the rest.
+_TIME_SHARE = 0.35
 
 
 def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | None:
@@ -69,6 +72,7 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
         PlateImages(capture, {view: plates[view] for view in used}, run.device),
         settings,
         learn_color=True,
+        seconds=max(1e-3, _TIME_SHARE * (run.deadline - time.monotonic())),
         checkpoint=folder.running(job.key),
         on_step=on_step,
         watch=run.watch,

@@ -45,9 +45,20 @@ def units_left(plan: Plan, folder: Folder) -> list[Unit]:
 def train_in_turn(run: Run, units: Sequence[Unit], progress: ProgressCallback) -> None:
     """Train all units in this process, one after the other. Raises PeelError."""
     counted = FrameProgress(run.plan, units, progress)
-    for unit in units:
+    for number, unit in enumerate(units):
         run.watch.check()
-        train_unit(run, unit, lambda part, metrics, unit=unit: counted(unit, part, metrics))
+        train_unit(
+            run,
+            unit,
+            lambda part, metrics, unit=unit: counted(unit, part, metrics),
+            seconds=seconds_for(run.deadline, len(units) - number, 1),
+        )
+
+
+def seconds_for(deadline: float, waiting: int, jobs: int) -> float:
+    """How long the next of the waiting units may take when so many are trained at a time."""
+    left = max(0.0, deadline - time.monotonic())
+    return min(left, left * jobs / waiting)
 
 
 class FrameProgress:
@@ -69,13 +80,15 @@ class FrameProgress:
         self._progress(Progress("frames", step, self._total * 1000, eta, metrics))
 
 
-def train_unit(run: Run, unit: Unit, report: Report) -> None:
-    """Train the frames of a unit into the folder. Raises PeelError."""
+def train_unit(run: Run, unit: Unit, report: Report, *, seconds: float) -> None:
+    """Train the frames of a unit into the folder. seconds: that it may take, or infinity. Raises
+    PeelError."""
+    deadline = time.monotonic() + seconds
     if run.plan.settings.model == "field":
-        _train_fragment(run, unit, report)
+        _train_fragment(run, unit, report, deadline)
     else:
         (label,) = unit
-        _train_frame(run, label, report)
+        _train_frame(run, label, report, deadline)
 
 
 def explicit_points(
@@ -110,7 +123,7 @@ def _start(run: Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
     return points, rgb, run.images.usable(frame, run.views)
 
 
-def _train_frame(run: Run, label: int, report: Report) -> None:
+def _train_frame(run: Run, label: int, report: Report, deadline: float) -> None:
     settings = run.plan.settings
     frame = run.capture.frames.index(label)
     points, rgb, usable = _start(run, label)
@@ -122,6 +135,7 @@ def _train_frame(run: Run, label: int, report: Report) -> None:
         job,
         run.images,
         settings,
+        seconds=_until(deadline),
         checkpoint=run.folder.running(job.key),
         on_step=_steps(report),
         watch=run.watch,
@@ -131,7 +145,7 @@ def _train_frame(run: Run, label: int, report: Report) -> None:
     run.folder.running(job.key).unlink(missing_ok=True)
 
 
-def _train_fragment(run: Run, labels: Unit, report: Report) -> None:
+def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> None:
     settings = run.plan.settings
     starts = [_start(run, label) for label in labels]
     everything = np.concatenate([points.position for points, _, _ in starts])
@@ -158,6 +172,7 @@ def _train_fragment(run: Run, labels: Unit, report: Report) -> None:
         job,
         run.images,
         settings,
+        seconds=_until(deadline),
         checkpoint=run.folder.running(job.key),
         on_step=_steps(report),
         watch=run.watch,
@@ -166,6 +181,10 @@ def _train_fragment(run: Run, labels: Unit, report: Report) -> None:
     for step, label in enumerate(labels):
         _finish(run, label, _points_now(model, step), psnr, (step + 1) / len(labels), report)
     run.folder.running(job.key).unlink(missing_ok=True)
+
+
+def _until(deadline: float) -> float:
+    return max(1e-3, deadline - time.monotonic())
 
 
 #: What of a unit's work is done when its optimisation is: its pictures are looked at after that.

@@ -48,8 +48,9 @@ class TrainingImage:
 
     @property
     def nbytes(self) -> int:
+        """With the vignetting that `CameraColor` keeps for the camera, 12 bytes a pixel."""
         depth = 0 if self.depth is None else self.depth.numel()
-        return 2 * self.truth.numel() + 3 * self.region.numel() + 4 * depth
+        return 2 * self.truth.numel() + 15 * self.region.numel() + 4 * depth
 
     def to(self, device: torch.device) -> TrainingImage:
         """The same with its tensors on a device."""

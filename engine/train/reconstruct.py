@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,9 @@ from .watch import UNWATCHED, Watch
 #: Trains units of frames into the folder of a run; raises PeelError.
 TrainFrames = Callable[[Run, Sequence[Unit], ProgressCallback], None]
 
+#: Of a time budget; the rest is for writing the clip and looking at the held-out views.
+_TRAINING_SHARE = 0.95
+
 
 def reconstruct(
     plan: Plan,
@@ -29,6 +33,7 @@ def reconstruct(
     resume: bool = False,
     max_memory: int = 4 << 30,
     device: str = "auto",
+    time_budget: float = math.inf,
     progress: ProgressCallback = silent,
     watch: Watch = UNWATCHED,
     train_frames: TrainFrames = train_in_turn,
@@ -36,9 +41,10 @@ def reconstruct(
     """Train `plan` into the folder `output` and bake `clip.p4d` and `initial.p4d` there.
 
     resume: go on with what is in the folder; a frame that is complete is not trained again and an
-    unfinished one continues from its last checkpoint. device: "auto", "cpu" or "cuda". watch: is
-    shown the points of a running frame and may end the run anywhere. train_frames: who trains the
-    frames once all that they share is in the folder. Returns {"seconds", "points",
+    unfinished one continues from its last checkpoint. device: "auto", "cpu" or "cuda". time_budget:
+    seconds after which training should be done, with fewer steps where these would take longer.
+    watch: is shown the points of a running frame and may end the run anywhere. train_frames: who
+    trains the frames once all that they share is in the folder. Returns {"seconds", "points",
     "bytes_per_frame", ...}. Raises CaptureError, ReconstructionError, OutputError and what `watch`
     raises.
     """
@@ -48,7 +54,14 @@ def reconstruct(
     on = training_device(device)
     _claim(folder, plan, capture, resume)
     run = open_run(
-        plan, folder, capture, max_memory=max_memory, device=on, progress=progress, watch=watch
+        plan,
+        folder,
+        capture,
+        max_memory=max_memory,
+        device=on,
+        progress=progress,
+        watch=watch,
+        deadline=started + time_budget * _TRAINING_SHARE,
     )
     shared_stage(run, progress)
     train_frames(run, units_left(plan, folder), progress)

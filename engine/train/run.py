@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,7 +54,7 @@ def training_device(name: str) -> torch.device:
 @dataclass(eq=False)
 class Run:
     """One reconstruction at work. color: on the CPU, as `shared_stage` leaves it. device: where
-    points are trained."""
+    points are trained. deadline: when all should be done, by time.monotonic()."""
 
     plan: Plan
     folder: Folder
@@ -65,6 +66,7 @@ class Run:
     images: TrainingImages
     watch: Watch
     device: torch.device
+    deadline: float = math.inf
     spacing: float = 0.0
     color: CameraColor | None = None
 
@@ -86,6 +88,7 @@ def open_run(
     device: torch.device,
     progress: ProgressCallback,
     watch: Watch,
+    deadline: float = math.inf,
 ) -> Run:
     """Masks and clean plates, made where the folder has none yet, and the images of the capture.
 
@@ -116,7 +119,8 @@ def open_run(
         depth=_learns_depth(plan),
         device=device,
     )
-    return Run(plan, folder, capture, reader, views, tests, plates, images, watch, device)
+    shared = (plan, folder, capture, reader, views, tests, plates, images, watch, device)
+    return Run(*shared, deadline=deadline)
 
 
 def cache_bytes(plan: Plan, capture: Capture, max_memory: int) -> tuple[int, int]:
@@ -129,10 +133,10 @@ def cache_bytes(plan: Plan, capture: Capture, max_memory: int) -> tuple[int, int
     pixels = sum(view.width * view.height for view in capture.views if view.name in names)
     frames = FRAGMENT_FRAMES if plan.settings.model == "field" else 1
     # An image has 3 bytes a pixel, its mask 1 and depth 4, for two frames; the maps of a lens 10. A
-    # crop has image, background, mask, where that is known, region and depth.
+    # crop has image, background, mask, where that is known, region, vignetting and depth.
     lens = any(view.distortion or view.lens == "fisheye" for view in capture.views)
     image = 2 * (8 if plan.points == "depth" else 4) + (10 if lens else 0)
-    crop = 13 if _learns_depth(plan) else 9
+    crop = 25 if _learns_depth(plan) else 21
     most = max_memory // 4
     return min(most, image * pixels), min(most, (frames + 1) * crop * pixels)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from .watch import UNWATCHED, Watch
 CHECKPOINT_SECONDS = 15.0
 #: Steps whose mean error is reported.
 _REPORTED_STEPS = 50
+#: Steps that are made however little time there is.
+_FEWEST_STEPS = 20
 
 StepCallback = Callable[[int, int, float], None]
 #: Gets the time step that was just trained.
@@ -148,6 +151,7 @@ def train(
     settings: TrainSettings,
     *,
     learn_color: bool = False,
+    seconds: float = math.inf,
     checkpoint: Path | None = None,
     on_step: StepCallback | None = None,
     watch: Watch = UNWATCHED,
@@ -158,7 +162,8 @@ def train(
     Where the model is, `images` must be; `color` is moved there for as long as it takes.
     checkpoint: a file that is written every few seconds and read first if it belongs to this job;
     training then goes on where it stopped and ends in the same place. learn_color: also learn those
-    parts of `color` that require gradients, instead of none. on_step(step, total, psnr)
+    parts of `color` that require gradients, instead of none. seconds: that it may take; the rates
+    decay with the time then, and there are fewer steps. on_step(step, total, psnr)
     is called about ten times a second. watch: may end training after any step, which is saved
     first, and asks for on_preview(time step). Raises ReconstructionError when nothing can be
     learned or the optimisation diverges, and what `watch` raises.
@@ -182,6 +187,7 @@ def train(
             settings,
             order,
             learn_color=learn_color,
+            seconds=seconds,
             checkpoint=checkpoint,
             on_step=on_step,
             watch=watch,
@@ -200,6 +206,7 @@ def _optimize(
     order: list[tuple[int, int]],
     *,
     learn_color: bool,
+    seconds: float,
     checkpoint: Path | None,
     on_step: StepCallback | None,
     watch: Watch,
@@ -207,10 +214,18 @@ def _optimize(
 ) -> float:
     optimizer = optimizer_for(model, color if learn_color else None, settings)
     rates = [group["lr"] for group in optimizer.param_groups]
-    first = _restore(checkpoint, job, settings, model, color, optimizer) if checkpoint else 0
+    first, spent = 0, 0.0
+    if checkpoint:
+        first, spent = _restore(checkpoint, job, settings, model, color, optimizer)
     # They stay on the device until somebody asks: reading a number waits for the GPU.
     errors: list[torch.Tensor] = []
-    saved = reported = time.monotonic()
+    # Every other step, twice as strong: it costs a third of a step.
+    recipes = (
+        replace(settings, dssim_weight=2 * settings.dssim_weight),
+        replace(settings, dssim_weight=0.0),
+    )
+    begun = saved = reported = time.monotonic()
+    part = first / len(order)
 
     def recent(count: int) -> float:
         """PSNR of the last steps. Raises ReconstructionError where there is none any more."""
@@ -225,13 +240,19 @@ def _optimize(
         return psnr_of(values)
 
     for step in range(first, len(order)):
+        # How much of the job is done, by its steps or by its time.
+        timed = spent + (1 - spent) * (time.monotonic() - begun) / seconds
+        part = max(step / len(order), timed)
+        if part >= 1 and step >= first + _FEWEST_STEPS:
+            break
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * settings.decay ** (step / len(order))
+            group["lr"] = rate * settings.decay ** min(part, 1.0)
         time_step, view = order[step]
         image = images.get(job.frames[time_step], view)
         points = model(time_step)
         rgba, depth = peel(*points, image.camera, settings.peel)
-        loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, settings)
+        recipe = recipes[step % 2]
+        loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, recipe)
         loss = loss + regularization(model, settings)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -243,7 +264,7 @@ def _optimize(
         except PeelError:
             if checkpoint:
                 recent(_REPORTED_STEPS)  # what has diverged is not worth keeping
-                _save(checkpoint, job, settings, step + 1, model, color, optimizer)
+                _save(checkpoint, job, settings, step + 1, part, model, color, optimizer)
             raise
         if on_preview and watch.preview_due():
             on_preview(time_step)
@@ -251,11 +272,11 @@ def _optimize(
         if now - reported > 0.1:
             psnr = recent(_REPORTED_STEPS)
             if on_step:
-                on_step(step + 1, len(order), psnr)
+                on_step(max(step + 1, round(min(part, 1.0) * len(order))), len(order), psnr)
             reported = now
         if checkpoint and now - saved > CHECKPOINT_SECONDS:
             recent(_REPORTED_STEPS)
-            _save(checkpoint, job, settings, step + 1, model, color, optimizer)
+            _save(checkpoint, job, settings, step + 1, part, model, color, optimizer)
             saved = now
     if on_step:
         on_step(len(order), len(order), recent(_REPORTED_STEPS))
@@ -281,6 +302,7 @@ def _save(
     job: Job,
     settings: TrainSettings,
     step: int,
+    part: float,
     model: torch.nn.Module,
     color: CameraColor,
     optimizer: torch.optim.Adam,
@@ -289,7 +311,7 @@ def _save(
     tensors |= {f"color.{name}": value for name, value in color.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
-    save_tensors(path, tensors, step=step, **_identity(job, settings))
+    save_tensors(path, tensors, step=step, part=part, **_identity(job, settings))
 
 
 def _restore(
@@ -299,14 +321,15 @@ def _restore(
     model: torch.nn.Module,
     color: CameraColor,
     optimizer: torch.optim.Adam,
-) -> int:
-    """Load a checkpoint of this very job and return the step to go on with; 0 if there is none."""
+) -> tuple[int, float]:
+    """Load a checkpoint of this very job and return the step to go on with and the part of the job
+    that was done; zeros if there is none."""
     if not path.is_file():
-        return 0
+        return 0, 0.0
     tensors, metadata = load_tensors(path)
     identity = _identity(job, settings)
     if {name: metadata.get(name) for name in identity} != identity:
-        return 0
+        return 0, 0.0
     parts: dict[str, dict] = {"model": {}, "color": {}, "adam": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
@@ -325,4 +348,4 @@ def _restore(
             where=path,
             hint="Delete this file; --resume then trains its frames again",
         ) from error
-    return int(metadata["step"])
+    return int(metadata["step"]), float(metadata["part"])

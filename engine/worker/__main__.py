@@ -122,6 +122,7 @@ def _reconstruct(options: argparse.Namespace) -> int:
                 max_memory=options.max_memory,
                 device=options.device,
                 jobs=options.jobs,
+                time_budget=options.time_budget,
                 progress=progress,
                 watch=supervision,
             )

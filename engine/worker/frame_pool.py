@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import PeelError, ReconstructionError
 from ..progress import ProgressCallback
 from ..train.checkpoint import load_splats
-from ..train.frames import FrameProgress, Unit, train_in_turn
+from ..train.frames import FrameProgress, Unit, seconds_for, train_in_turn
 from ..train.run import Run
 from .lifeline import ORPHAN_SECONDS
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 _LAUNCH = Path(__file__).with_name("launch.py")
 #: Processes at most: each holds torch and the images of a frame.
 _MOST = 8
+#: What each of them holds, and the one that starts them, of captures of common size.
+_PROCESS_BYTES, _OWN_BYTES = 1 << 30, 3 << 29
 #: Seconds between looks at the watch.
 _POLL = 0.05
 
@@ -88,8 +90,13 @@ class FramePool:
             return
         counted = FrameProgress(run.plan, units, progress)
         waiting = list(reversed(units))
+
+        def train_next(member: _Member) -> None:
+            seconds = seconds_for(run.deadline, len(waiting), self._jobs)
+            member.train(waiting.pop(), seconds)
+
         for member in self._members[: len(units)]:
-            member.train(waiting.pop())
+            train_next(member)
         left = len(units)
         while left:
             run.watch.check()
@@ -109,7 +116,7 @@ class FramePool:
                 counted(tuple(event["unit"]), 1.0, {})
                 member.finished(event)
                 if waiting:
-                    member.train(waiting.pop())
+                    train_next(member)
             elif kind == "preview":
                 member.preview_asked = False
                 path = Path(event["path"])
@@ -146,9 +153,9 @@ class _Member:
         )
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
 
-    def train(self, unit: Unit) -> None:
+    def train(self, unit: Unit, seconds: float) -> None:
         self.unit = unit
-        self.tell("train " + " ".join(map(str, unit)))
+        self.tell(" ".join(map(str, ("train", seconds, *unit))))
 
     def finished(self, event: dict) -> None:
         self.unit = None
@@ -196,10 +203,15 @@ def _error(event: dict) -> PeelError:
     return error
 
 
-def jobs_for(jobs: int | None, frames: int, *, gpu: bool) -> int:
-    """How many processes to train so many units with; jobs: what was asked for, None for as many
-    as use the machine well."""
+def jobs_for(jobs: int | None, units: int, *, memory: int | None, gpu: bool) -> int:
+    """How many processes to train so many units with.
+
+    jobs: what was asked for, None for as many as use the machine well. memory: bytes that all of
+    them may hold, with the process that starts them; None where that is not known.
+    """
     if jobs is None:
         # A start costs as much as two or three frames.
-        jobs = min(_MOST, processors() // 2 if gpu else processors(), frames // 2)
-    return max(1, min(jobs, frames))
+        jobs = min(_MOST, processors() // 2 if gpu else processors(), units // 2)
+        if memory is not None:
+            jobs = min(jobs, (memory - _OWN_BYTES) // _PROCESS_BYTES)
+    return max(1, min(jobs, units))

@@ -1,8 +1,9 @@
 """A process that trains frames for another one: `launch.py frames DIR`, started by `FramePool`.
 
-It reads lines on stdin: "train LABEL LABEL...", the frames of one unit; "preview", which asks for
-the points of the running frame; "cancel". It writes JSON objects on stdout: "step" (unit, part,
-metrics), "unit" (unit, memory_bytes), "preview" (path, frame), and "error" as every worker does.
+It reads lines on stdin: "train SECONDS LABEL LABEL...", the time for a unit and its frames;
+"preview", which asks for the points of the running frame; "cancel". It writes JSON objects on
+stdout: "step" (unit, part, metrics), "unit" (unit, memory_bytes), "preview" (path, frame), and
+"error" as every worker does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Orders(Watch):
     def __init__(self, emit: Emit, preview: Path):
         self._emit = emit
         self._preview = preview
-        self._units: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
+        self._units: queue.SimpleQueue[tuple[float, Unit] | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._preview_wanted = threading.Event()
 
@@ -41,7 +42,7 @@ class Orders(Watch):
         """One line of stdin; any thread."""
         word, *rest = line.split()
         if word == "train":
-            self._units.put(tuple(map(int, rest)))
+            self._units.put((float(rest[0]), tuple(map(int, rest[1:]))))
         elif word == "preview":
             self._preview_wanted.set()
 
@@ -49,10 +50,11 @@ class Orders(Watch):
         self._cancelled.set()
         self._units.put(None)
 
-    def next(self) -> Unit | None:
-        """Waits for the frames to train next; None when there is nothing more to do."""
-        unit = self._units.get()
-        return None if self._cancelled.is_set() else unit
+    def next(self) -> tuple[float, Unit] | None:
+        """Waits for the frames to train next, and how many seconds they may take; None when there
+        is nothing more to do."""
+        order = self._units.get()
+        return None if self._cancelled.is_set() else order
 
     def check(self) -> None:
         if self._cancelled.is_set():
@@ -70,13 +72,15 @@ class Orders(Watch):
 def serve(folder: Folder, orders: Orders, emit: Emit, *, max_memory: int, device: str) -> None:
     """Train what is asked for until there is nothing more. Raises PeelError."""
     run: Run | None = None
-    while (unit := orders.next()) is not None:
+    while (order := orders.next()) is not None:
+        seconds, unit = order
         if run is None:  # what all frames share is there by now
             run = _open(folder, orders, max_memory, device)
         train_unit(
             run,
             unit,
             lambda part, metrics, unit=unit: emit("step", unit=unit, part=part, metrics=metrics),
+            seconds=seconds,
         )
         emit("unit", unit=unit, memory_bytes=peak_bytes())
 

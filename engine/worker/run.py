@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import PeelError, ReconstructionError
 from ..progress import ProgressCallback
 from .faults import explain
-from .memory import peak_bytes
+from .memory import machine_bytes, peak_bytes
 
 if TYPE_CHECKING:
     from ..train.plan import Plan
@@ -40,17 +41,18 @@ def run_plan(
     max_memory: int | None,
     device: str = "auto",
     jobs: int | None = None,
+    time_budget: float | None = None,
     progress: ProgressCallback,
     watch: Watch | None = None,
 ) -> dict:
     """Train, bake and score `plan` into the folder `output` and write its metrics.json.
 
     device: see `training_device`. jobs: processes that train frames, None for as many as use the
-    machine well. Returns the fields of the event "done". Raises PeelError; a lack of memory or
-    space is one, too.
+    machine well. time_budget: seconds, see `reconstruct`. Returns the fields of the event "done".
+    Raises PeelError; a lack of memory or space is one, too.
     """
     with explained(output):
-        return _run(plan, output, resume, max_memory, device, jobs, progress, watch)
+        return _run(plan, output, resume, max_memory, device, jobs, time_budget, progress, watch)
 
 
 @contextmanager
@@ -73,6 +75,7 @@ def _run(
     max_memory: int | None,
     device: str,
     jobs: int | None,
+    time_budget: float | None,
     progress: ProgressCallback,
     watch: Watch | None,
 ) -> dict:
@@ -88,7 +91,8 @@ def _run(
     watch = watch or UNWATCHED
     memory = max_memory or DEFAULT_MEMORY
     gpu = training_device(device).type == "cuda"
-    jobs = jobs_for(jobs, len(units_left(plan, Folder(output))), gpu=gpu)
+    units = len(units_left(plan, Folder(output)))
+    jobs = jobs_for(jobs, units, memory=max_memory or machine_bytes(), gpu=gpu)
     pool = nullcontext()
     if jobs > 1:
         pool = FramePool(output, jobs, max_memory=memory, device=device)
@@ -101,6 +105,7 @@ def _run(
             resume=resume,
             max_memory=memory,
             device=device,
+            time_budget=math.inf if time_budget is None else time_budget,
             progress=progress,
             watch=watch,
             train_frames=pool.train if jobs > 1 else train_in_turn,
