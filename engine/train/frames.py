@@ -113,7 +113,13 @@ def _start(run: Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
     plan = run.plan
     frame = run.capture.frames.index(label)
     points, rgb = initial_points(
-        run.capture, run.reader, frame, run.views, source=plan.points, spacing=run.spacing
+        run.capture,
+        run.reader,
+        frame,
+        run.views,
+        source=plan.points,
+        spacing=run.spacing,
+        plates=run.plates,
     )
     untrained = explicit_points(points, rgb, replace(plan.settings, sh_degree=0), inset=0.0)
     splats = untrained().to_splats()

@@ -15,6 +15,7 @@ from ..capture.capture import Capture
 from ..capture.images import ImageReader
 from ..render.camera import Camera
 from .metrics import dilate
+from .plates import surely_subject
 
 #: Pixels around the mask whose colour counts, and the crop's margin, relative to the image's
 #: longer side (5 and 16 px at 640).
@@ -159,11 +160,14 @@ class TrainingImages:
         region = dilate(mask, max(1, round(REGION_MARGIN * longer)))
 
         plate = self._plates.get(view)
+        sure = surely_subject(mask, rgb, None if plate is None else plate[window])
         known = self._reader.mask_known(frame, view)
         if known is not None:
             known = known[window]
             # What may be the subject or not teaches its colour over a background that was seen.
             region &= known if plate is None else known | (plate[window][..., 3] > 0)
+        if not np.array_equal(sure, mask):
+            known = (sure | ~mask) & (True if known is None else known)
         if plate is None:
             # Nothing is known behind the subject: teach it against black, cut out by its mask.
             background = np.zeros_like(rgb)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..capture.capture import Capture
@@ -11,6 +13,7 @@ from ..geometry.coloring import project_colors
 from ..geometry.depth_fusion import fuse_depth
 from ..geometry.points import Points
 from ..geometry.visual_hull import visual_hull
+from .plates import surely_subject
 
 
 def initial_points(
@@ -21,16 +24,23 @@ def initial_points(
     *,
     source: str,
     spacing: float | None = None,
+    plates: Mapping[int, np.ndarray] | None = None,
 ) -> tuple[Points, np.ndarray]:
     """Points of one frame and their colours, (N, 3) float32 in [0, 1].
 
-    source: "hull" or "depth". spacing: world units; by default the rig's own.
+    source: "hull" or "depth". spacing: world units; by default the rig's own. plates: by view, see
+    `plates.clean_plate`; what looks like them lends no point its colour.
     Raises ReconstructionError when nothing is left.
     """
     points = initial_surface(capture, reader, frame, views, source=source, spacing=spacing)
     views, cameras, masks = _seen(capture, reader, frame, views)
     images = [reader.image(frame, view) for view in views]
-    return points, project_colors(points, cameras, images, masks)
+    plates = plates or {}
+    sure = [
+        None if mask is None else surely_subject(mask, image, plates.get(view))
+        for view, mask, image in zip(views, masks, images, strict=True)
+    ]
+    return points, project_colors(points, cameras, images, sure)
 
 
 def initial_surface(

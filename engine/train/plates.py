@@ -20,6 +20,9 @@ PLATE_SAMPLES = 21
 #: How far around the mask shadows and soft edges still spoil the background, relative to the
 #: image's longer side (9 px at 640).
 PLATE_DILATION = 0.014
+#: Grey levels of 255 that a background seen again may differ by, and how deep a mask's rim may be
+#: background, relative to the image's longer side (8 px at 640).
+PLATE_ALIKE, PLATE_RIM = 12.0, 0.0125
 
 
 def clean_plate(
@@ -62,6 +65,31 @@ def clean_plate(
             np.ascontiguousarray(plate[..., :3]), holes, 3, cv2.INPAINT_TELEA
         )
     return plate
+
+
+def surely_subject(mask: np.ndarray, image: np.ndarray, plate: np.ndarray | None) -> np.ndarray:
+    """The mask (H, W) bool without the parts of its rim that look like the clean plate.
+
+    Outlines are often a few pixels wide of the subject. image: (H, W, 3) uint8. plate: (H, W, 4),
+    or None, and then all of the mask is believed. Only what reaches the outside through pixels like
+    the plate's is taken away, and not deeper than PLATE_RIM: a grey shirt before a grey wall stays.
+    """
+    import cv2
+
+    if plate is None or not mask.any():
+        return mask
+    difference = cv2.absdiff(np.ascontiguousarray(image), np.ascontiguousarray(plate[..., :3]))
+    # A pixel's noise is not its neighbours'.
+    alike = cv2.blur(difference.max(axis=2).astype(np.float32), (3, 3)) < PLATE_ALIKE
+    alike &= plate[..., 3] > 0
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    outside = (~mask).astype(np.uint8)
+    for _ in range(max(1, round(PLATE_RIM * max(mask.shape)))):
+        grown = cv2.dilate(outside, cross) & alike.astype(np.uint8) | outside
+        if np.array_equal(grown, outside):
+            break
+        outside = grown
+    return outside == 0
 
 
 def composite(rgba: np.ndarray, plate: np.ndarray | None) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 
 from ..model.camera_color import CameraColor
 from ..progress import Progress, ProgressCallback
+from ..render.backend import Instance, render_scene
 from .background import reconstruct_background
 from .checkpoint import load_tensors, save_tensors
 from .evaluate import load_color
@@ -20,14 +21,40 @@ from .trainer import Job, StepCallback, train
 
 #: Frames, spread over the clip, on which the cameras' colours are learned.
 COLOR_FRAMES = 2
+#: Of a pixel that is filled in on a plate.
+_COVERED = 0.95
 
 
 def shared_stage(run: Run, progress: ProgressCallback) -> None:
     """Find what all frames share, or read it from the folder, into `run`. Raises PeelError.
 
     Whole images of the background teach the cameras' colours best; without one, a few frames of the
-    subject do.
+    subject do. What the subject has always hidden on a clean plate is shown by the background then.
     """
+    _find_shared(run, progress)
+    if run.background is not None:
+        _complete_plates(run)
+
+
+@torch.no_grad()
+def _complete_plates(run: Run) -> None:
+    """Fill the holes of the clean plates with the background as the other cameras have seen it."""
+    settings = run.plan.settings.for_background.peel
+    instances = [Instance(run.background, np.eye(4))]
+    for view in run.views:
+        plate = run.plates.get(view)
+        if plate is None or plate[..., 3].all():
+            continue
+        camera = run.capture.camera(0, view)
+        rgba = torch.from_numpy(render_scene(instances, camera, settings).rgba)
+        seen = run.color(view, rgba[..., :3], rgba[..., 3:], camera).clamp(0, 1).numpy()
+        filled = (plate[..., 3] == 0) & (rgba[..., 3].numpy() > _COVERED)
+        run.plates[view] = plate = plate.copy()
+        plate[filled, :3] = np.round(seen[filled] * 255)
+        plate[filled, 3] = 255
+
+
+def _find_shared(run: Run, progress: ProgressCallback) -> None:
     plan, folder, capture = run.plan, run.folder, run.capture
     if folder.shared.is_file():
         run.spacing = float(load_tensors(folder.shared)[1]["spacing"])
@@ -74,6 +101,7 @@ def color_stage(
                 run.views,
                 source=plan.points,
                 spacing=spacing,
+                plates=run.plates,
             )
             spacing = points.spacing
             if len(usable) < 3:
