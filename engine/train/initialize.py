@@ -29,18 +29,14 @@ def initial_points(
     """Points of one frame and their colours, (N, 3) float32 in [0, 1].
 
     source: "hull" or "depth". spacing: world units; by default the rig's own. plates: by view, see
-    `plates.clean_plate`; what looks like them lends no point its colour.
+    `plates.clean_plate`; parts of a mask's rim that look like them are none of the subject's.
     Raises ReconstructionError when nothing is left.
     """
-    points = initial_surface(capture, reader, frame, views, source=source, spacing=spacing)
-    views, cameras, masks = _seen(capture, reader, frame, views)
-    images = [reader.image(frame, view) for view in views]
-    plates = plates or {}
-    sure = [
-        None if mask is None else surely_subject(mask, image, plates.get(view))
-        for view, mask, image in zip(views, masks, images, strict=True)
-    ]
-    return points, project_colors(points, cameras, images, sure)
+    points = initial_surface(
+        capture, reader, frame, views, source=source, spacing=spacing, plates=plates
+    )
+    views, cameras, images, masks = _seen(capture, reader, frame, views, plates)
+    return points, project_colors(points, cameras, images, masks)
 
 
 def initial_surface(
@@ -51,9 +47,10 @@ def initial_surface(
     *,
     source: str,
     spacing: float | None = None,
+    plates: Mapping[int, np.ndarray] | None = None,
 ) -> Points:
     """The points of `initial_points` without their colours, which take longer."""
-    views, cameras, masks = _seen(capture, reader, frame, views)
+    views, cameras, _, masks = _seen(capture, reader, frame, views, plates)
     if source == "depth":
         depths = [reader.depth(frame, view) for view in views]
         points = fuse_depth(cameras, depths, masks, spacing=spacing)
@@ -68,8 +65,14 @@ def initial_surface(
     return points
 
 
-def _seen(capture: Capture, reader: ImageReader, frame: int, views: list[int]):
-    """The views that have an image of a frame, their cameras and masks."""
+def _seen(capture, reader, frame, views, plates):
+    """The views that have an image of a frame, their cameras, images and masks."""
     views = [view for view in views if (frame, view) in capture.images]
     cameras = [capture.camera(frame, view) for view in views]
-    return views, cameras, [reader.mask(frame, view) for view in views]
+    images = [reader.image(frame, view) for view in views]
+    masks = [reader.mask(frame, view) for view in views]
+    masks = [
+        None if mask is None else surely_subject(mask, image, (plates or {}).get(view))
+        for view, image, mask in zip(views, images, masks, strict=True)
+    ]
+    return views, cameras, images, masks

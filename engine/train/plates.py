@@ -21,8 +21,8 @@ PLATE_SAMPLES = 21
 #: image's longer side (9 px at 640).
 PLATE_DILATION = 0.014
 #: Grey levels of 255 that a background seen again may differ by, and how deep a mask's rim may be
-#: background, relative to the image's longer side (8 px at 640).
-PLATE_ALIKE, PLATE_RIM = 12.0, 0.0125
+#: background, relative to the image's longer side (13 px at 640).
+PLATE_ALIKE, PLATE_RIM = 12.0, 0.02
 
 
 def clean_plate(

@@ -69,7 +69,9 @@ def _find_shared(run: Run, progress: ProgressCallback) -> None:
         run.spacing, run.color = color_stage(run, labels, progress)
         return
     frame = capture.frames.index(labels[0])
-    surface = initial_surface(capture, run.reader, frame, run.views, source=plan.points)
+    surface = initial_surface(
+        capture, run.reader, frame, run.views, source=plan.points, plates=run.plates
+    )
     save_tensors(folder.shared, color.state_dict(), spacing=surface.spacing)
     run.spacing, run.color = surface.spacing, color
 
