@@ -84,6 +84,34 @@ def test_evaluate_writes_pictures(reconstruction, tmp_path):
     assert "SSIM" in result.stdout and "gradient energy" in result.stdout
 
 
+def test_a_curve_shows_what_time_buys(ball_capture, tmp_path):
+    steps = ("--preset", "draft", "--steps", "120", "--frames", "0:1")
+    assert peel4d("reconstruct", ball_capture, "-o", tmp_path / "r", *steps).returncode == 0
+    result = peel4d("evaluate", tmp_path / "r", "--curve", "--region", "mask", "--json")
+    assert result.returncode == 0, result.stderr
+    curve = json.loads(result.stdout)
+    assert curve["frame"] == 0 and curve["region"] == "mask"
+    assert [row["steps"] for row in curve["rows"]] == [0, 25, 50, 100, 120]
+    assert curve["rows"][-1]["psnr"] > curve["rows"][0]["psnr"] + 1
+    assert 0 < curve["rows"][0]["seconds"] < curve["rows"][-1]["seconds"]
+    text = peel4d("evaluate", tmp_path / "r", "--curve", "--region", "mask").stdout
+    assert len(text.splitlines()) == 7 and "seconds" in text
+
+
+def test_a_time_budget_is_kept(ball_capture, tmp_path):
+    output = tmp_path / "r"
+    budget = ("--steps", "200000", "--time-budget", "12s", "--jobs", "2", "--json")
+    result = peel4d("reconstruct", ball_capture, "-o", output, *budget)
+    assert result.returncode == 0, result.stderr
+    done = json.loads(result.stdout.splitlines()[-1])
+    # Without the budget it would be hours.
+    assert done["seconds"] < 60 and done["jobs"] == 2
+    assert done["scores"]["final_mask"]["psnr"] > done["scores"]["initial_mask"]["psnr"]
+    fails(
+        peel4d("reconstruct", ball_capture, "-o", output, "--time-budget", "soon"), "write 90, 5m"
+    )
+
+
 def test_evaluate_unknown_view(reconstruction):
     fails(peel4d("evaluate", reconstruction, "--views", "nobody"), "nobody", "09")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -234,6 +236,44 @@ def test_camera_color_of_an_unseen_view_is_the_identity():
     camera = Camera(np.diag([6.0, 6.0, 1.0]), np.eye(3), np.zeros(3), 6, 5)
     torch.testing.assert_close(color(3, rgb, alpha, camera), rgb)
     torch.testing.assert_close(color.log_gain[:3].mean(dim=0), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_a_time_budget_ends_training_with_its_rates_decayed(setup, monkeypatch):
+    images, job, fresh = setup
+    model, color = fresh()
+    rates = []
+    original = torch.optim.Adam.step
+
+    def step(optimizer, *arguments):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return original(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    settings = TrainSettings(steps=20_000)
+    steps = []
+    begun = time.monotonic()
+    psnr = train(
+        model, color, job, images, settings, seconds=2.0, on_step=lambda *s: steps.append(s[:2])
+    )
+    assert 1.9 < time.monotonic() - begun < 10
+    assert 20 <= len(rates) < 20_000 and psnr > 12
+    assert rates[0] == pytest.approx(settings.position_rate, rel=0.1)
+    assert rates[-1] < 1.5 * settings.decay * settings.position_rate
+    assert steps[-1] == (20_000, 20_000)
+    reached = [step for step, _ in steps]
+    assert reached == sorted(reached) and any(6_000 < step < 14_000 for step in reached)
+
+
+def test_a_falloff_is_kept_until_the_vignetting_changes():
+    color = CameraColor(2)
+    color.requires_grad_(False)
+    camera = Camera(np.diag([20.0, 20, 1]), np.eye(3), np.zeros(3), 16, 12)
+    assert color.falloff(camera) is color.falloff(camera)
+    color.vignetting += 0.1
+    changed = color.falloff(camera)
+    color.requires_grad_(True)
+    torch.testing.assert_close(color.falloff(camera).detach(), changed)
+    assert changed[-1, -1, 0] > 1.1 > changed[0, 0, 0]
 
 
 def test_roughness_is_the_mean_square_between_neighbours():

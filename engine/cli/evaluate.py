@@ -30,6 +30,11 @@ def add_parser(commands) -> None:
     parser.add_argument("--region", default="full", choices=("full", "mask"))
     parser.add_argument("--stage", default="final", choices=("final", "initial"))
     parser.add_argument("--pictures", type=Path, metavar="OUT", help="comparisons as PNG")
+    parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="quality over training time instead: trains the middle frame anew, seven times or so",
+    )
     parser.set_defaults(run=run)
 
 
@@ -40,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
         raise ReconstructionError(
             f"evaluation needs {error.name}", hint='Install it with: pip install "peel4d[train]"'
         ) from error
+    if options.curve:
+        return _curve(options)
     with progress_reporter(json_lines=False) as progress:
         result = evaluate(
             options.directory,
@@ -65,4 +72,19 @@ def run(options: argparse.Namespace) -> int:
         print("  " + "  ".join(further))
     for entry in result["skipped"]:
         print(f"  skipped view {entry['view']} frame {entry['frame']}: {entry['reason']}")
+    return 0
+
+
+def _curve(options: argparse.Namespace) -> int:
+    from ..train.curve import quality_over_time
+
+    with progress_reporter(json_lines=False) as progress:
+        result = quality_over_time(options.directory, region=options.region, progress=progress)
+    if options.json:
+        print(json.dumps(result, indent=1, allow_nan=False))
+        return 0
+    print(f"frame {result['frame']}, region {result['region']}, on the {result['device'].upper()}")
+    print(f"  {'steps':>6}{'seconds':>9}{'PSNR':>9}{'SSIM':>8}")
+    for row in result["rows"]:
+        print(f"  {row['steps']:6}{row['seconds']:9.1f}{row['psnr']:6.2f} dB{row['ssim']:8.3f}")
     return 0

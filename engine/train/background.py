@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import numpy as np
 import torch
@@ -72,7 +71,7 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
         PlateImages(capture, {view: plates[view] for view in used}, run.device),
         settings,
         learn_color=True,
-        seconds=max(1e-3, _TIME_SHARE * (run.deadline - time.monotonic())),
+        seconds=run.seconds(_TIME_SHARE),
         checkpoint=folder.running(job.key),
         on_step=on_step,
         watch=run.watch,

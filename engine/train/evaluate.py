@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from .metrics import REGIONS, Score, gradients, psnr, region_of, ssim, summarize
 from .perceptual import flip_error, load_lpips
 from .plan import Folder, load_plan
 from .plates import composite, load_plates
+
+if TYPE_CHECKING:
+    from .run import Run
 
 STAGES = ("final", "initial")
 
@@ -145,27 +149,22 @@ def _picture(
     return rgba.numpy()
 
 
-def held_out_psnr(
-    points: Sequence[Splats | PackedSplats],
-    color: CameraColor,
-    capture: Capture,
-    reader: ImageReader,
-    plates: dict[int, np.ndarray],
-    frame: int,
-    views: list[int],
-) -> float | None:
-    """Mean masked PSNR of one frame over the views that can be scored; None without any.
+def held_out_pictures(
+    run: Run, splats: Splats, frame: int, region: str
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray | None]]:
+    """What the held-out views show of a frame's points: name, picture, truth, and the area that
+    counts, for every view that can be scored; (H, W, 3) in [0, 1], (H, W) bool or None.
 
-    points: of the frame, and of the background where there is one.
+    The background of the run lies behind them, or where it has none a clean plate or black.
     """
-    values = []
-    for view in views:
-        truth, area, _ = _truth(capture, reader, frame, view, "mask")
-        if truth is not None:
-            picture = _picture(points, capture.camera(frame, view), color, PeelSettings())
-            plate = plates.get(view) if len(points) == 1 else None
-            values.append(psnr(composite(picture, plate), truth, area))
-    return float(np.mean(values)) if values else None
+    scene = (splats,) if run.background is None else (splats, run.background)
+    for view in run.tests:
+        truth, area, _ = _truth(run.capture, run.reader, frame, view, region)
+        if truth is None:
+            continue
+        picture = _picture(scene, run.capture.camera(frame, view), run.color, PeelSettings())
+        plate = run.plates.get(view) if run.background is None else None
+        yield run.capture.views[view].name, composite(picture, plate), truth, area
 
 
 def score(

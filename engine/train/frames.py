@@ -16,8 +16,9 @@ from ..model.points import ExplicitPoints
 from ..progress import Progress, ProgressCallback
 from ..render.splats import Splats
 from .checkpoint import save_splats
-from .evaluate import held_out_psnr
+from .evaluate import held_out_pictures
 from .initialize import initial_points
+from .metrics import psnr
 from .plan import FRAGMENT_FRAMES, Folder, Plan
 from .run import Report, Run
 from .settings import TrainSettings
@@ -105,28 +106,31 @@ def explicit_points(
     )
 
 
+def starting_points(run: Run, label: int) -> tuple[Points, np.ndarray]:
+    """Initial points of a frame and their colours, see `initial_points`."""
+    return initial_points(
+        run.capture,
+        run.reader,
+        run.capture.frames.index(label),
+        run.views,
+        source=run.plan.points,
+        spacing=run.spacing,
+        plates=run.plates,
+    )
+
+
 def _start(run: Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
     """Initial points of a frame, their colours, and the views that teach it.
 
     What they look like before training, as they were found, is kept in the folder.
     """
-    plan = run.plan
-    frame = run.capture.frames.index(label)
-    points, rgb = initial_points(
-        run.capture,
-        run.reader,
-        frame,
-        run.views,
-        source=plan.points,
-        spacing=run.spacing,
-        plates=run.plates,
-    )
-    untrained = explicit_points(points, rgb, replace(plan.settings, sh_degree=0), inset=0.0)
+    points, rgb = starting_points(run, label)
+    untrained = explicit_points(points, rgb, replace(run.plan.settings, sh_degree=0), inset=0.0)
     splats = untrained().to_splats()
     save_splats(run.folder.initial(label), splats)
     if run.watch.preview_due():
         run.preview(label, splats)
-    return points, rgb, run.images.usable(frame, run.views)
+    return points, rgb, run.images.usable(run.capture.frames.index(label), run.views)
 
 
 def _train_frame(run: Run, label: int, report: Report, deadline: float) -> None:
@@ -135,7 +139,7 @@ def _train_frame(run: Run, label: int, report: Report, deadline: float) -> None:
     points, rgb, usable = _start(run, label)
     model = explicit_points(points, rgb, settings, inset=settings.inset).to(run.device)
     job = Job(str(label), (frame,), (tuple(usable),))
-    psnr = train(
+    reached = train(
         model,
         run.color,
         job,
@@ -147,7 +151,7 @@ def _train_frame(run: Run, label: int, report: Report, deadline: float) -> None:
         watch=run.watch,
         on_preview=lambda _step: run.preview(label, _points_now(model, 0)),
     )
-    _finish(run, label, _points_now(model, 0), psnr, 1.0, report)
+    _finish(run, label, _points_now(model, 0), reached, 1.0, report)
     run.folder.running(job.key).unlink(missing_ok=True)
 
 
@@ -172,7 +176,7 @@ def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> 
         tuple(run.capture.frames.index(label) for label in labels),
         tuple(tuple(usable) for _, _, usable in starts),
     )
-    psnr = train(
+    reached = train(
         model,
         run.color,
         job,
@@ -185,7 +189,7 @@ def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> 
         on_preview=lambda step: run.preview(labels[step], _points_now(model, step)),
     )
     for step, label in enumerate(labels):
-        _finish(run, label, _points_now(model, step), psnr, (step + 1) / len(labels), report)
+        _finish(run, label, _points_now(model, step), reached, (step + 1) / len(labels), report)
     run.folder.running(job.key).unlink(missing_ok=True)
 
 
@@ -212,10 +216,9 @@ def _finish(
     save_splats(run.folder.frame(label), splats, psnr=training_psnr)
     frame = run.capture.frames.index(label)
     metrics = {"training_psnr": training_psnr}
-    scene = (splats,) if run.background is None else (splats, run.background)
-    test = held_out_psnr(scene, run.color, run.capture, run.reader, run.plates, frame, run.tests)
-    if test is not None:
-        metrics["test_psnr"] = test
+    values = [psnr(*shown[1:]) for shown in held_out_pictures(run, splats, frame, "mask")]
+    if values:
+        metrics["test_psnr"] = float(np.mean(values))
     report(_TRAINED + (1 - _TRAINED) * part, metrics)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +70,10 @@ class Run:
     deadline: float = math.inf
     spacing: float = 0.0
     color: CameraColor | None = None
+
+    def seconds(self, share: float) -> float:
+        """A share of the time that is left."""
+        return max(1e-3, share * (self.deadline - time.monotonic()))
 
     @cached_property
     def background(self) -> Splats | None:

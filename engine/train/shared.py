@@ -23,6 +23,8 @@ from .trainer import Job, StepCallback, train
 COLOR_FRAMES = 2
 #: Of a pixel that is filled in on a plate.
 _COVERED = 0.95
+#: Of the time that is left, for each frame that teaches the colours.
+_TIME_SHARE = 0.15
 
 
 def shared_stage(run: Run, progress: ProgressCallback) -> None:
@@ -116,6 +118,7 @@ def color_stage(
                 run.images,
                 settings,
                 learn_color=True,
+                seconds=run.seconds(_TIME_SHARE),
                 checkpoint=folder.running(job.key),
                 on_step=_reporter(
                     progress,
