@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..capture.capture import Capture
@@ -185,6 +185,8 @@ def make_plan(
         raise ReconstructionError(
             "no depth maps in this capture", where=capture.path, hint="Use --points hull"
         )
+    if points == "depth":  # see TrainSettings
+        settings = replace(settings, position_roughness=0.0)
     own_masks = any((f, v) in capture.masks for f in frame_indices for v in indices)
     if masks == "capture" and not own_masks:
         raise ReconstructionError(

@@ -26,7 +26,8 @@ class TrainSettings:
         of what it could teach: 3e-3 gained less than 0.1 dB, 1e-2 lost 0.2 to 0.3.
     position_roughness, offset_roughness, color_roughness, shimmer: weights of the `Roughness` of
         explicit points. The first rounds the edges that silhouettes leave where no camera has seen
-        the outline: a hull is never smaller than its subject, and bodies have no such edges.
+        the outline: a hull is never smaller than its subject, and bodies have no such edges. Points
+        from depth maps are where they belong, so a plan with these has none of it.
     background_steps, background_radius, background_layers: steps (whole images), start radius in
         spacings and K for the static background.
     """
@@ -51,8 +52,8 @@ class TrainSettings:
     depth_weight: float = 0.0
     position_roughness: float = 1e-2
     offset_roughness: float = 2e-3
-    color_roughness: float = 2e-2
-    shimmer: float = 0.2
+    color_roughness: float = 8e-3
+    shimmer: float = 0.1
     background_steps: int = 1200
     background_radius: float = 1.4
     background_layers: int = 16
