@@ -139,18 +139,7 @@ def _train_frame(run: Run, label: int, report: Report, deadline: float) -> None:
     points, rgb, usable = _start(run, label)
     model = explicit_points(points, rgb, settings, inset=settings.inset).to(run.device)
     job = Job(str(label), (frame,), (tuple(usable),))
-    reached = train(
-        model,
-        run.color,
-        job,
-        run.images,
-        settings,
-        seconds=_until(deadline),
-        checkpoint=run.folder.running(job.key),
-        on_step=_steps(report),
-        watch=run.watch,
-        on_preview=lambda _step: run.preview(label, _points_now(model, 0)),
-    )
+    reached = _optimized(run, model, job, (label,), report, deadline)
     _finish(run, label, _points_now(model, 0), reached, 1.0, report)
     run.folder.running(job.key).unlink(missing_ok=True)
 
@@ -176,25 +165,33 @@ def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> 
         tuple(run.capture.frames.index(label) for label in labels),
         tuple(tuple(usable) for _, _, usable in starts),
     )
-    reached = train(
-        model,
-        run.color,
-        job,
-        run.images,
-        settings,
-        seconds=_until(deadline),
-        checkpoint=run.folder.running(job.key),
-        on_step=_steps(report),
-        watch=run.watch,
-        on_preview=lambda step: run.preview(labels[step], _points_now(model, step)),
-    )
+    reached = _optimized(run, model, job, labels, report, deadline)
     for step, label in enumerate(labels):
         _finish(run, label, _points_now(model, step), reached, (step + 1) / len(labels), report)
     run.folder.running(job.key).unlink(missing_ok=True)
 
 
-def _until(deadline: float) -> float:
-    return max(1e-3, deadline - time.monotonic())
+def _optimized(
+    run: Run,
+    model: ExplicitPoints | FieldPoints,
+    job: Job,
+    labels: Unit,
+    report: Report,
+    deadline: float,
+) -> float:
+    """Train the model of these frames as its run wants it; the training PSNR in dB."""
+    return train(
+        model,
+        run.color,
+        job,
+        run.images,
+        run.plan.settings,
+        seconds=max(1e-3, deadline - time.monotonic()),
+        checkpoint=run.folder.running(job.key),
+        on_step=_steps(report),
+        watch=run.watch,
+        on_preview=lambda step: run.preview(labels[step], _points_now(model, step)),
+    )
 
 
 #: What of a unit's work is done when its optimisation is: its pictures are looked at after that.
