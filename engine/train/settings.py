@@ -75,6 +75,8 @@ class TrainSettings:
             layers=self.background_layers,
             sh_degree=0,
             mask_weight=0.0,
+            # More of it, and more steps, fit the seams of walls to the views that were trained.
+            dssim_weight=min(self.dssim_weight, 0.02),
             position_rate=0.1,
             # Disks that grow fast close the gaps between sparse ones, and blur what they cover.
             radius_rate=0.02,
@@ -88,7 +90,7 @@ class TrainSettings:
 PRESETS = {
     "draft": TrainSettings(steps=200, background_steps=400),
     "standard": TrainSettings(),
-    "high": TrainSettings(steps=1000, dssim_weight=0.03, background_steps=1800),
+    "high": TrainSettings(steps=1000, dssim_weight=0.03),
 }
 
 
