@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
+from peel4d.engine.model.camera_color import CameraColor
+from peel4d.engine.render.camera import Camera
+from peel4d.engine.render.splats import SH_C0, Splats
 from peel4d.engine.train.plates import PLATE_RIM, surely_subject
+from peel4d.engine.train.settings import TrainSettings
+from peel4d.engine.train.shared import complete_plates
 
 SIZE = 320
 RIM = round(PLATE_RIM * SIZE)
@@ -58,3 +66,35 @@ def test_an_unknown_background_takes_nothing_away(scene):
     assert np.array_equal(surely_subject(wide, image, plate), wide)
     assert np.array_equal(surely_subject(wide, image, None), wide)
     assert not surely_subject(np.zeros_like(wide), image, plate).any()
+
+
+def test_the_background_fills_the_holes_of_a_plate_as_the_camera_sees_it():
+    side = np.arange(-2, 0.05, 0.05)  # a wall that covers the left half of the picture
+    x, y = np.meshgrid(side, np.arange(-2, 2.05, 0.05))
+    count = x.size
+    position = np.stack([x.ravel(), y.ravel(), np.full(count, 4.0)], axis=1).astype(np.float32)
+    sh = np.full((count, 1, 3), 0.4 / SH_C0, np.float32)
+    wall = Splats(position, np.full(count, 0.1, np.float32), np.full(count, 0.99, np.float32), sh)
+    camera = Camera(
+        np.array([[40.0, 0, 32], [0, 40, 24], [0, 0, 1]]), np.eye(3), np.zeros(3), 64, 48
+    )
+    color = CameraColor(1)
+    with torch.no_grad():
+        color.log_gain[0] = np.log(1.5)  # this camera is brighter than the mean one
+    plate = np.full((48, 64, 4), 200, np.uint8)
+    plate[20:30, :, 3] = 0
+    run = SimpleNamespace(
+        plan=SimpleNamespace(settings=TrainSettings()),
+        background=wall,
+        views=[0, 1],
+        plates={0: plate},
+        capture=SimpleNamespace(camera=lambda frame, view: camera),
+        color=color,
+    )
+    complete_plates(run)
+    filled = run.plates[0]
+    assert (filled[20:30, 14:28, 3] == 255).all()
+    np.testing.assert_allclose(filled[20:30, 14:28, :3], 0.6 * 255, atol=3)
+    # Nothing is made up where there is no wall, and what was seen stays.
+    assert (filled[20:30, 40:, 3] == 0).all() and (filled[:20] == plate[:20]).all()
+    assert (plate[20:30, :, 3] == 0).all() and set(run.plates) == {0}

@@ -35,12 +35,13 @@ def shared_stage(run: Run, progress: ProgressCallback) -> None:
     """
     _find_shared(run, progress)
     if run.background is not None:
-        _complete_plates(run)
+        complete_plates(run)
 
 
 @torch.no_grad()
-def _complete_plates(run: Run) -> None:
-    """Fill the holes of the clean plates with the background as the other cameras have seen it."""
+def complete_plates(run: Run) -> None:
+    """Fill the holes of the run's clean plates with its background, which other cameras have seen, in
+    the colours of the plate's camera."""
     settings = run.plan.settings.for_background.peel
     instances = [Instance(run.background, np.eye(4))]
     for view in run.views:

@@ -111,6 +111,7 @@ def _run(
             train_frames=pool.train if jobs > 1 else train_in_turn,
         )
         others = pool.memory_bytes if jobs > 1 else 0
+    watch.accompany(())
     scores = {}
     for stage in ("initial", "final") if plan.test_views else ():
         for region in ("mask", "full"):
