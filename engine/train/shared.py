@@ -40,8 +40,8 @@ def shared_stage(run: Run, progress: ProgressCallback) -> None:
 
 @torch.no_grad()
 def complete_plates(run: Run) -> None:
-    """Fill the holes of the run's clean plates with its background, which other cameras have seen, in
-    the colours of the plate's camera."""
+    """Fill the holes of the run's clean plates with its background, which other cameras have seen,
+    in the colours of the plate's camera."""
     settings = run.plan.settings.for_background.peel
     instances = [Instance(run.background, np.eye(4))]
     for view in run.views:
