@@ -52,9 +52,11 @@ def structural_dissimilarity(
 ) -> torch.Tensor:
     """(1 - SSIM) / 2 averaged over the region, with a box window. Differentiable in the picture.
 
-    (H, W, 3), (H, W, 3), (H, W, 1) -> scalar. The box costs a fraction of the Gaussian window of
-    the metric and gives the same direction to go.
+    (H, W, 3), (H, W, 3), (H, W, 1) -> scalar. Outside the region the picture counts as true, also
+    in windows that reach over its rim, as in the metric. The box costs a fraction of the Gaussian
+    window of the metric and gives the same direction to go.
     """
+    picture = torch.where(region > 0, picture, truth)
     weight = region / (6 * region.sum().clamp_min(1))
     if picture.device.type == "cpu":
         return _Dissimilarity.apply(picture, truth, weight, window)
