@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from peel4d.engine.capture.detect import open_capture
-from peel4d.engine.errors import CoreError, ReconstructionError
-from peel4d.engine.render import backend
+from peel4d.engine.errors import ReconstructionError
 from peel4d.engine.train.plan import make_plan
 from peel4d.engine.train.run import training_device
 from peel4d.engine.train.settings import preset
@@ -42,11 +41,9 @@ def trained(folder, output, model: str, device: str, jobs: int) -> dict:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("model", "jobs"), [("explicit", 1), ("explicit", 2), ("field", 1)])
 def test_a_gpu_trains_the_same_scene(ball_capture, tmp_path, model, jobs):
-    if not torch.cuda.is_available():
-        pytest.skip("this torch sees no GPU")
     try:
-        backend.select("cuda")
-    except CoreError as error:
+        training_device("cuda")
+    except ReconstructionError as error:
         pytest.skip(str(error))
     on_gpu = trained(ball_capture, tmp_path / "gpu", model, "cuda", jobs)
     on_cpu = trained(ball_capture, tmp_path / "cpu", model, "cpu", 1)

@@ -134,7 +134,7 @@ def test_stored_camera_colours_need_no_points(ball_capture, tmp_path, monkeypatc
     folder = Folder(tmp_path)
     color = CameraColor(len(capture.views))
     save_tensors(folder.color(0), color.state_dict(), spacing=0.125)
-    monkeypatch.setattr(shared, "initial_points", lambda *_, **__: pytest.fail("carved"))
+    monkeypatch.setattr(shared, "starting_points", lambda *_, **__: pytest.fail("carved"))
     run = open_run(
         plan,
         folder,

@@ -59,8 +59,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     add_resources(parser)
 
 
-def add_resources(parser: argparse.ArgumentParser) -> None:
-    """What training may use."""
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """What one process that trains may use."""
     parser.add_argument("--max-memory", type=parse_memory, metavar="4G")
     parser.add_argument(
         "--device",
@@ -68,6 +68,11 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "cpu", "cuda"),
         help="train on an NVIDIA GPU where there is one (auto), on the CPU or on the GPU",
     )
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """What training may use."""
+    add_machine(parser)
     parser.add_argument(
         "--jobs",
         type=positive_int,

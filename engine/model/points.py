@@ -134,14 +134,15 @@ def _neighbour_laplacian(anchor: torch.Tensor) -> tuple[torch.Tensor, int]:
     i = torch.arange(len(index)).repeat_interleave(index.shape[1])
     j = torch.from_numpy(index).reshape(-1)
     one = torch.ones(len(i))
-    entries = torch.sparse_coo_tensor(
-        torch.stack([torch.cat([i, j, i, j]), torch.cat([i, j, j, i])]),
-        torch.cat([one, one, -one, -one]),
-        (len(index), len(index)),
-        check_invariants=True,
-    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls CSR a beta; only its product is used here
+        # torch calls CSR a beta, of which only the product is used, and unchecked entries unsafe.
+        warnings.simplefilter("ignore")
+        entries = torch.sparse_coo_tensor(
+            torch.stack([torch.cat([i, j, i, j]), torch.cat([i, j, j, i])]),
+            torch.cat([one, one, -one, -one]),
+            (len(index), len(index)),
+            check_invariants=True,
+        )
         return entries.coalesce().to_sparse_csr().to(anchor.device), len(i)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,9 +26,7 @@ from .metrics import REGIONS, Score, gradients, psnr, region_of, ssim, summarize
 from .perceptual import flip_error, load_lpips
 from .plan import Folder, load_plan
 from .plates import composite, load_plates
-
-if TYPE_CHECKING:
-    from .run import Run
+from .run import Run
 
 STAGES = ("final", "initial")
 

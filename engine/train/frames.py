@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,19 +29,15 @@ from .trainer import Job, train
 Unit = tuple[int, ...]
 
 
-def units_of(plan: Plan) -> list[Unit]:
-    """Single frames, or with a field fragments of them."""
-    size = FRAGMENT_FRAMES if plan.settings.model == "field" else 1
-    return [plan.frames[first : first + size] for first in range(0, len(plan.frames), size)]
-
-
 def units_left(plan: Plan, folder: Folder) -> list[Unit]:
-    """The units that are not in the folder yet."""
+    """What is not in the folder yet: single frames, or with a field fragments of them."""
+    size = FRAGMENT_FRAMES if plan.settings.model == "field" else 1
+    units = [plan.frames[first : first + size] for first in range(0, len(plan.frames), size)]
 
     def complete(label: int) -> bool:
         return folder.frame(label).is_file() and folder.initial(label).is_file()
 
-    return [unit for unit in units_of(plan) if not all(map(complete, unit))]
+    return [unit for unit in units if not all(map(complete, unit))]
 
 
 def train_in_turn(run: Run, units: Sequence[Unit], progress: ProgressCallback) -> None:
@@ -51,7 +48,7 @@ def train_in_turn(run: Run, units: Sequence[Unit], progress: ProgressCallback) -
         train_unit(
             run,
             unit,
-            lambda part, metrics, unit=unit: counted(unit, part, metrics),
+            partial(counted, unit),
             seconds=seconds_for(run.deadline, len(units) - number, 1),
         )
 
@@ -107,7 +104,8 @@ def explicit_points(
 
 
 def starting_points(run: Run, label: int) -> tuple[Points, np.ndarray]:
-    """Initial points of a frame and their colours, see `initial_points`."""
+    """Initial points of a frame and their colours, see `initial_points`; they have the run's
+    spacing, or find one where it has none yet."""
     return initial_points(
         run.capture,
         run.reader,
@@ -186,7 +184,7 @@ def _optimized(
         job,
         run.images,
         run.plan.settings,
-        seconds=max(1e-3, deadline - time.monotonic()),
+        seconds=deadline - time.monotonic(),
         checkpoint=run.folder.running(job.key),
         on_step=_steps(report),
         watch=run.watch,

@@ -166,8 +166,9 @@ class TrainingImages:
             known = known[window]
             # What may be the subject or not teaches its colour over a background that was seen.
             region &= known if plate is None else known | (plate[window][..., 3] > 0)
-        if not np.array_equal(sure, mask):
-            known = (sure | ~mask) & (True if known is None else known)
+        doubtful = mask & ~sure
+        if doubtful.any():
+            known = ~doubtful if known is None else known & ~doubtful
         if plate is None:
             # Nothing is known behind the subject: teach it against black, cut out by its mask.
             background = np.zeros_like(rgb)

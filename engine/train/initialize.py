@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..geometry.coloring import project_colors
 from ..geometry.depth_fusion import fuse_depth
 from ..geometry.points import Points
 from ..geometry.visual_hull import visual_hull
+from ..render.camera import Camera
 from .plates import surely_subject
 
 
@@ -32,11 +34,9 @@ def initial_points(
     `plates.clean_plate`; parts of a mask's rim that look like them are none of the subject's.
     Raises ReconstructionError when nothing is left.
     """
-    points = initial_surface(
-        capture, reader, frame, views, source=source, spacing=spacing, plates=plates
-    )
-    views, cameras, images, masks = _seen(capture, reader, frame, views, plates)
-    return points, project_colors(points, cameras, images, masks)
+    seen = _seen(capture, reader, frame, views, plates)
+    points = _surface(capture, reader, frame, seen, source, spacing)
+    return points, project_colors(points, seen.cameras, seen.images, seen.masks)
 
 
 def initial_surface(
@@ -50,12 +50,17 @@ def initial_surface(
     plates: Mapping[int, np.ndarray] | None = None,
 ) -> Points:
     """The points of `initial_points` without their colours, which take longer."""
-    views, cameras, _, masks = _seen(capture, reader, frame, views, plates)
+    seen = _seen(capture, reader, frame, views, plates)
+    return _surface(capture, reader, frame, seen, source, spacing)
+
+
+def _surface(capture, reader, frame, seen, source, spacing):
     if source == "depth":
-        depths = [reader.depth(frame, view) for view in views]
-        points = fuse_depth(cameras, depths, masks, spacing=spacing)
+        depths = [reader.depth(frame, view) for view in seen.views]
+        points = fuse_depth(seen.cameras, depths, seen.masks, spacing=spacing)
     else:
-        points = visual_hull(cameras, masks, bounds=capture.bounds, spacing=spacing)
+        bounds = capture.bounds
+        points = visual_hull(seen.cameras, seen.masks, bounds=bounds, spacing=spacing)
     if len(points.position) == 0:
         raise ReconstructionError(
             f"frame {capture.frames[frame]}: no point survives",
@@ -65,8 +70,16 @@ def initial_surface(
     return points
 
 
-def _seen(capture, reader, frame, views, plates):
+class _Seen(NamedTuple):
     """The views that have an image of a frame, their cameras, images and masks."""
+
+    views: list[int]
+    cameras: list[Camera]
+    images: list[np.ndarray]
+    masks: list[np.ndarray | None]
+
+
+def _seen(capture, reader, frame, views, plates):
     views = [view for view in views if (frame, view) in capture.images]
     cameras = [capture.camera(frame, view) for view in views]
     images = [reader.image(frame, view) for view in views]
@@ -75,4 +88,4 @@ def _seen(capture, reader, frame, views, plates):
         None if mask is None else surely_subject(mask, image, (plates or {}).get(view))
         for view, image, mask in zip(views, images, masks, strict=True)
     ]
-    return views, cameras, images, masks
+    return _Seen(views, cameras, images, masks)

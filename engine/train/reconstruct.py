@@ -11,11 +11,11 @@ from pathlib import Path
 from ..capture.capture import Capture
 from ..capture.detect import open_capture
 from ..errors import ReconstructionError
-from ..progress import Progress, ProgressCallback, silent
+from ..progress import ProgressCallback, silent
 from .bake import bake
 from .frames import Unit, train_in_turn, units_left
 from .plan import Folder, Plan, fingerprint, load_plan, save_plan, unreadable
-from .run import Run, open_run, training_device
+from .run import Run, checked, open_run, training_device
 from .shared import shared_stage
 from .watch import UNWATCHED, Watch
 
@@ -67,12 +67,7 @@ def reconstruct(
     train_frames(run, units_left(plan, folder), progress)
     for left_over in folder.all_running():
         left_over.unlink(missing_ok=True)
-
-    def checked(state: Progress) -> None:
-        progress(state)
-        watch.check()
-
-    result = bake(plan, folder, run.capture, checked)
+    result = bake(plan, folder, run.capture, checked(progress, watch))
     seconds = time.monotonic() - started
     return {**result, "seconds": seconds, "spacing": run.spacing, "device": on.type}
 

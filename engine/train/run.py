@@ -68,12 +68,12 @@ class Run:
     watch: Watch
     device: torch.device
     deadline: float = math.inf
-    spacing: float = 0.0
+    spacing: float | None = None
     color: CameraColor | None = None
 
     def seconds(self, share: float) -> float:
         """A share of the time that is left."""
-        return max(1e-3, share * (self.deadline - time.monotonic()))
+        return share * (self.deadline - time.monotonic())
 
     @cached_property
     def background(self) -> Splats | None:
@@ -99,22 +99,17 @@ def open_run(
 
     The spacing and the cameras' colours are for `shared_stage`. Raises PeelError.
     """
-
-    def checked(state: Progress) -> None:
-        # Stages without steps of the optimisation can be ended wherever they report.
-        progress(state)
-        watch.check()
-
+    progress = checked(progress, watch)
     torch.manual_seed(plan.settings.seed)
     # The core brings its own threads. torch's would only spin against them: on two cores a step
     # takes ten times as long, and the tensors here are too small to gain anything from two.
     torch.set_num_threads(1)
     image_bytes, crop_bytes = cache_bytes(plan, capture, max_memory)
-    capture = with_masks(plan, folder, capture, cache_bytes=image_bytes, progress=checked)
+    capture = with_masks(plan, folder, capture, cache_bytes=image_bytes, progress=progress)
     reader = ImageReader(capture, cache_bytes=image_bytes)
     views = [capture.view_index(name) for name in plan.views]
     tests = [capture.view_index(name) for name in plan.test_views]
-    plates = load_plates(capture, reader, folder, [*views, *tests], checked)
+    plates = load_plates(capture, reader, folder, [*views, *tests], progress)
     images = TrainingImages(
         capture,
         reader,
@@ -126,6 +121,16 @@ def open_run(
     )
     shared = (plan, folder, capture, reader, views, tests, plates, images, watch, device)
     return Run(*shared, deadline=deadline)
+
+
+def checked(progress: ProgressCallback, watch: Watch) -> ProgressCallback:
+    """Stages without steps of the optimisation can be ended wherever they report."""
+
+    def report(state: Progress) -> None:
+        progress(state)
+        watch.check()
+
+    return report
 
 
 def cache_bytes(plan: Plan, capture: Capture, max_memory: int) -> tuple[int, int]:

@@ -14,8 +14,8 @@ from ..render.backend import Instance, render_scene
 from .background import reconstruct_background
 from .checkpoint import load_tensors, save_tensors
 from .evaluate import load_color
-from .frames import explicit_points
-from .initialize import initial_points, initial_surface
+from .frames import explicit_points, starting_points
+from .initialize import initial_surface
 from .run import Run
 from .trainer import Job, StepCallback, train
 
@@ -69,7 +69,7 @@ def _find_shared(run: Run, progress: ProgressCallback) -> None:
     positions = np.linspace(0, len(plan.frames) - 1, count + 2)[1:-1].round().astype(int)
     labels = [plan.frames[i] for i in sorted(set(positions))]
     if color is None:
-        run.spacing, run.color = color_stage(run, labels, progress)
+        _, run.color = color_stage(run, labels, progress)
         return
     frame = capture.frames.index(labels[0])
     surface = initial_surface(
@@ -82,10 +82,10 @@ def _find_shared(run: Run, progress: ProgressCallback) -> None:
 def color_stage(
     run: Run, labels: list[int], progress: ProgressCallback
 ) -> tuple[float, CameraColor]:
-    """The point spacing, and the cameras' colours from the subject in a few frames."""
+    """The point spacing, also into `run`, and the cameras' colours from the subject in a few
+    frames."""
     plan, folder, capture = run.plan, run.folder, run.capture
     color = CameraColor(len(capture.views))
-    spacing = None
     log_gain, offset, weight = (torch.zeros_like(color.log_gain) for _ in range(3))
     settings = replace(plan.settings, model="explicit", steps=max(150, plan.settings.steps // 2))
     for number, label in enumerate(labels):
@@ -97,18 +97,10 @@ def color_stage(
         if folder.color(label).is_file():
             tensors, metadata = load_tensors(folder.color(label))
             learned.load_state_dict(tensors)
-            spacing = float(metadata["spacing"])
+            run.spacing = float(metadata["spacing"])
         else:
-            points, rgb = initial_points(
-                capture,
-                run.reader,
-                frame,
-                run.views,
-                source=plan.points,
-                spacing=spacing,
-                plates=run.plates,
-            )
-            spacing = points.spacing
+            points, rgb = starting_points(run, label)
+            run.spacing = points.spacing
             if len(usable) < 3:
                 continue  # two cameras cannot tell a camera's colour from a material's
             job = Job(f"color-{label}", (frame,), (tuple(usable),))
@@ -131,7 +123,7 @@ def color_stage(
                 ),
                 watch=run.watch,
             )
-            save_tensors(folder.color(label), learned.state_dict(), spacing=spacing)
+            save_tensors(folder.color(label), learned.state_dict(), spacing=run.spacing)
             folder.running(job.key).unlink(missing_ok=True)
         learned.center(usable)
         log_gain[usable] += learned.log_gain.detach()[usable]
@@ -143,10 +135,10 @@ def color_stage(
         taught = torch.nonzero(weight[:, 0]).flatten().tolist()
         if taught:
             color.center(taught)
-    save_tensors(folder.shared, color.state_dict(), spacing=spacing)
+    save_tensors(folder.shared, color.state_dict(), spacing=run.spacing)
     for label in labels:
         folder.color(label).unlink(missing_ok=True)
-    return spacing, color
+    return run.spacing, color
 
 
 def _reporter(

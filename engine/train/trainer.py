@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -176,111 +177,87 @@ def train(
         )
     if not learn_color:
         color.requires_grad_(False)
-    home = color.vignetting.device
-    color.to(next(model.parameters()).device)
-    try:
-        return _optimize(
-            model,
-            color,
-            job,
-            images,
-            settings,
-            order,
-            learn_color=learn_color,
-            seconds=seconds,
-            checkpoint=checkpoint,
-            on_step=on_step,
-            watch=watch,
-            on_preview=on_preview,
+    with _on_device(color, next(model.parameters()).device):
+        optimizer = optimizer_for(model, color if learn_color else None, settings)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        first, spent = 0, 0.0
+        if checkpoint:
+            first, spent = _restore(checkpoint, job, settings, model, color, optimizer)
+        # They stay on the device until somebody asks: reading a number waits for the GPU.
+        errors: list[torch.Tensor] = []
+        # Every other step, twice as strong: it costs a third of a step.
+        recipes = (
+            replace(settings, dssim_weight=2 * settings.dssim_weight),
+            replace(settings, dssim_weight=0.0),
         )
+        begun = saved = reported = time.monotonic()
+
+        def save(step: int, part: float) -> None:
+            recent(_REPORTED_STEPS)  # what has diverged is not worth keeping
+            _save(checkpoint, job, settings, step, part, model, color, optimizer)
+
+        def recent(count: int) -> float:
+            """PSNR of the last steps. Raises ReconstructionError where there is none any more."""
+            if not errors:
+                return 0.0
+            values = torch.stack(errors[-count:]).cpu().numpy()
+            if not np.isfinite(values).all():
+                raise ReconstructionError(
+                    f"training diverged in frame {job.key}, before step {first + len(errors)}",
+                    hint="Lower the learning rates, or report this with the log file",
+                )
+            return psnr_of(values)
+
+        for step in range(first, len(order)):
+            # How much of the job is done, by its steps or by its time.
+            timed = spent + (1 - spent) * (time.monotonic() - begun) / max(seconds, 1e-3)
+            part = max(step / len(order), timed)
+            if part >= 1 and step >= first + _FEWEST_STEPS:
+                break
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * settings.decay ** min(part, 1.0)
+            time_step, view = order[step]
+            image = images.get(job.frames[time_step], view)
+            points = model(time_step)
+            rgba, depth = peel(*points, image.camera, settings.peel)
+            recipe = recipes[step % 2]
+            loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, recipe)
+            loss = loss + regularization(model, settings)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            errors.append(error)
+
+            try:
+                watch.check()
+            except PeelError:
+                if checkpoint:
+                    save(step + 1, part)
+                raise
+            if on_preview and watch.preview_due():
+                on_preview(time_step)
+            now = time.monotonic()
+            if now - reported > 0.1:
+                psnr = recent(_REPORTED_STEPS)
+                if on_step:
+                    on_step(max(step + 1, round(min(part, 1.0) * len(order))), len(order), psnr)
+                reported = now
+            if checkpoint and now - saved > CHECKPOINT_SECONDS:
+                save(step + 1, part)
+                saved = now
+        if on_step:
+            on_step(len(order), len(order), recent(_REPORTED_STEPS))
+        return recent(len(set(order)))
+
+
+@contextmanager
+def _on_device(color: CameraColor, device: torch.device) -> Iterator[None]:
+    home = color.vignetting.device
+    color.to(device)
+    try:
+        yield
     finally:
         color.to(home)
-
-
-def _optimize(
-    model: ExplicitPoints | FieldPoints,
-    color: CameraColor,
-    job: Job,
-    images: ImageSource,
-    settings: TrainSettings,
-    order: list[tuple[int, int]],
-    *,
-    learn_color: bool,
-    seconds: float,
-    checkpoint: Path | None,
-    on_step: StepCallback | None,
-    watch: Watch,
-    on_preview: PreviewCallback | None,
-) -> float:
-    optimizer = optimizer_for(model, color if learn_color else None, settings)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    first, spent = 0, 0.0
-    if checkpoint:
-        first, spent = _restore(checkpoint, job, settings, model, color, optimizer)
-    # They stay on the device until somebody asks: reading a number waits for the GPU.
-    errors: list[torch.Tensor] = []
-    # Every other step, twice as strong: it costs a third of a step.
-    recipes = (
-        replace(settings, dssim_weight=2 * settings.dssim_weight),
-        replace(settings, dssim_weight=0.0),
-    )
-    begun = saved = reported = time.monotonic()
-    part = first / len(order)
-
-    def recent(count: int) -> float:
-        """PSNR of the last steps. Raises ReconstructionError where there is none any more."""
-        if not errors:
-            return 0.0
-        values = torch.stack(errors[-count:]).cpu().numpy()
-        if not np.isfinite(values).all():
-            raise ReconstructionError(
-                f"training diverged in frame {job.key}, before step {first + len(errors)}",
-                hint="Lower the learning rates, or report this with the log file",
-            )
-        return psnr_of(values)
-
-    for step in range(first, len(order)):
-        # How much of the job is done, by its steps or by its time.
-        timed = spent + (1 - spent) * (time.monotonic() - begun) / seconds
-        part = max(step / len(order), timed)
-        if part >= 1 and step >= first + _FEWEST_STEPS:
-            break
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * settings.decay ** min(part, 1.0)
-        time_step, view = order[step]
-        image = images.get(job.frames[time_step], view)
-        points = model(time_step)
-        rgba, depth = peel(*points, image.camera, settings.peel)
-        recipe = recipes[step % 2]
-        loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, recipe)
-        loss = loss + regularization(model, settings)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        errors.append(error)
-
-        try:
-            watch.check()
-        except PeelError:
-            if checkpoint:
-                recent(_REPORTED_STEPS)  # what has diverged is not worth keeping
-                _save(checkpoint, job, settings, step + 1, part, model, color, optimizer)
-            raise
-        if on_preview and watch.preview_due():
-            on_preview(time_step)
-        now = time.monotonic()
-        if now - reported > 0.1:
-            psnr = recent(_REPORTED_STEPS)
-            if on_step:
-                on_step(max(step + 1, round(min(part, 1.0) * len(order))), len(order), psnr)
-            reported = now
-        if checkpoint and now - saved > CHECKPOINT_SECONDS:
-            recent(_REPORTED_STEPS)
-            _save(checkpoint, job, settings, step + 1, part, model, color, optimizer)
-            saved = now
-    if on_step:
-        on_step(len(order), len(order), recent(_REPORTED_STEPS))
-    return recent(len(set(order)))
 
 
 def psnr_of(errors: np.ndarray) -> float:

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cli.console import emit, emit_error, progress_reporter
-from ..cli.reconstruct import JsonWarnings, add_arguments, add_resources, emit_started, plan_of
+from ..cli.reconstruct import (
+    JsonWarnings,
+    add_arguments,
+    add_machine,
+    add_resources,
+    emit_started,
+    plan_of,
+)
 from ..errors import PeelError, ReconstructionError
 from .faults import explain
 from .lifeline import die_with, listen
@@ -165,7 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
     frames.add_argument("output", type=Path, metavar="DIR")
     frames.set_defaults(run=_frames)
     add_resources(resume)
-    add_resources(frames)
+    add_machine(frames)
     check = commands.add_parser("check", help="say what this interpreter has")
     check.set_defaults(run=_check)
     create = commands.add_parser("create", help="make a virtual environment with what is needed")

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import PeelError, ReconstructionError
 from ..progress import ProgressCallback
 from ..train.checkpoint import load_splats
-from ..train.frames import FrameProgress, Unit, seconds_for, train_in_turn
+from ..train.frames import FrameProgress, Unit, seconds_for
 from ..train.run import Run
 from .lifeline import ORPHAN_SECONDS
 
@@ -85,9 +85,6 @@ class FramePool:
 
     def train(self, run: Run, units: Sequence[Unit], progress: ProgressCallback) -> None:
         """Train units into the folder of `run`, all processes at once. Raises PeelError."""
-        if len(units) < 2:  # nothing to share
-            train_in_turn(run, units, progress)
-            return
         counted = FrameProgress(run.plan, units, progress)
         waiting = list(reversed(units))
 

@@ -51,8 +51,56 @@ def run_plan(
     machine well. time_budget: seconds, see `reconstruct`. Returns the fields of the event "done".
     Raises PeelError; a lack of memory or space is one, too.
     """
-    with explained(output):
-        return _run(plan, output, resume, max_memory, device, jobs, time_budget, progress, watch)
+    with explained(output):  # loading torch can fail for lack of memory, too
+        from ..train.evaluate import evaluate
+        from ..train.frames import train_in_turn, units_left
+        from ..train.plan import Folder
+        from ..train.reconstruct import reconstruct
+        from ..train.records import write_json
+        from ..train.run import training_device
+        from ..train.watch import UNWATCHED
+        from .frame_pool import FramePool, jobs_for
+
+        watch = watch or UNWATCHED
+        memory = max_memory or DEFAULT_MEMORY
+        gpu = training_device(device).type == "cuda"
+        units = len(units_left(plan, Folder(output)))
+        jobs = jobs_for(jobs, units, memory=max_memory or machine_bytes(), gpu=gpu)
+        own_pool = nullcontext()
+        if jobs > 1:
+            own_pool = FramePool(output, jobs, max_memory=memory, device=device)
+        with own_pool as pool:
+            if pool:
+                watch.accompany(pool.pids)
+            result = reconstruct(
+                plan,
+                output,
+                resume=resume,
+                max_memory=memory,
+                device=device,
+                time_budget=math.inf if time_budget is None else time_budget,
+                progress=progress,
+                watch=watch,
+                train_frames=pool.train if pool else train_in_turn,
+            )
+            others = pool.memory_bytes if pool else 0
+        watch.accompany(())
+        scores = {}
+        for stage in ("initial", "final") if plan.test_views else ():
+            for region in ("mask", "full"):
+                watch.check()
+                try:
+                    value = evaluate(output, region=region, stage=stage)
+                except ReconstructionError:
+                    continue  # held-out views without images or masks cannot be scored
+                scores[f"{stage}_{region}"] = value
+        own = peak_bytes()
+        result["jobs"] = jobs
+        result["peak_memory_bytes"] = None if own is None else own + others
+        folder = Folder(output)
+        write_json(folder.metrics, {**result, "scores": scores})
+        means = {name: value["mean"] for name, value in scores.items()}
+        return {"output": str(folder.root), "clip": str(folder.clip), **result, "scores": means}
 
 
 @contextmanager
@@ -66,68 +114,6 @@ def explained(output: Path) -> Iterator[None]:
         if known is None or known is error:
             raise
         raise known from error
-
-
-def _run(
-    plan: Plan,
-    output: Path,
-    resume: bool,
-    max_memory: int | None,
-    device: str,
-    jobs: int | None,
-    time_budget: float | None,
-    progress: ProgressCallback,
-    watch: Watch | None,
-) -> dict:
-    from ..train.evaluate import evaluate
-    from ..train.frames import train_in_turn, units_left
-    from ..train.plan import Folder
-    from ..train.reconstruct import reconstruct
-    from ..train.records import write_json
-    from ..train.run import training_device
-    from ..train.watch import UNWATCHED
-    from .frame_pool import FramePool, jobs_for
-
-    watch = watch or UNWATCHED
-    memory = max_memory or DEFAULT_MEMORY
-    gpu = training_device(device).type == "cuda"
-    units = len(units_left(plan, Folder(output)))
-    jobs = jobs_for(jobs, units, memory=max_memory or machine_bytes(), gpu=gpu)
-    pool = nullcontext()
-    if jobs > 1:
-        pool = FramePool(output, jobs, max_memory=memory, device=device)
-    with pool:
-        if jobs > 1:
-            watch.accompany(pool.pids)
-        result = reconstruct(
-            plan,
-            output,
-            resume=resume,
-            max_memory=memory,
-            device=device,
-            time_budget=math.inf if time_budget is None else time_budget,
-            progress=progress,
-            watch=watch,
-            train_frames=pool.train if jobs > 1 else train_in_turn,
-        )
-        others = pool.memory_bytes if jobs > 1 else 0
-    watch.accompany(())
-    scores = {}
-    for stage in ("initial", "final") if plan.test_views else ():
-        for region in ("mask", "full"):
-            watch.check()
-            try:
-                value = evaluate(output, region=region, stage=stage)
-            except ReconstructionError:
-                continue  # held-out views without images or masks cannot be scored
-            scores[f"{stage}_{region}"] = value
-    own = peak_bytes()
-    result["jobs"] = jobs
-    result["peak_memory_bytes"] = None if own is None else own + others
-    folder = Folder(output)
-    write_json(folder.metrics, {**result, "scores": scores})
-    means = {name: value["mean"] for name, value in scores.items()}
-    return {"output": str(folder.root), "clip": str(folder.clip), **result, "scores": means}
 
 
 def _note_unreadable(error: Exception, output: Path) -> None:
