@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from peel4d.engine.errors import ReconstructionError
-from peel4d.engine.geometry.background import BackgroundSettings, _fused, static_background
+from peel4d.engine.geometry.background import BackgroundSettings, static_background
 from peel4d.engine.geometry.depth_completion import complete
 from peel4d.engine.geometry.plane_sweep import (
     InverseDepth,
@@ -24,6 +24,7 @@ from peel4d.engine.geometry.plane_sweep import (
     sweep,
 )
 from peel4d.engine.geometry.shell import directions, fit_shell, gaps
+from peel4d.engine.geometry.surface_fusion import FusionSettings, fused
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.render.backend import Instance, render_scene
 from peel4d.engine.render.camera import Camera
@@ -403,7 +404,7 @@ def test_points_are_dense_where_there_is_texture():
     flat = np.full((36, 48), 1 / 3, np.float32)
     surface = InverseDepth(small, flat, np.ones_like(flat), 0.01)
     nowhere = np.zeros((36, 48), bool)
-    position, color, scale, spacing = _fused([surface], [plate], [nowhere], BackgroundSettings())
+    position, color, scale, spacing = fused([surface], [plate], [nowhere], 0.01, FusionSettings())
     edge = 0.1  # the blur that tells detail reaches over the border
     left, right = (scale[side * position[:, 0] > edge] for side in (-1, 1))
     halving = np.log2(left.mean() / right.mean())

@@ -33,6 +33,8 @@ _GAP = 4
 _OUTSIDE = -1e4
 #: The triangulation angle that serves best, degrees, and how quickly others are worse (log scale).
 _BEST_ANGLE, _ANGLE_SPREAD = 12.0, 0.8
+#: Where a view's frustum is looked at, in distances to the scene's centre.
+_FRUSTUM_SAMPLES = (0.5, 0.7, 1.0, 1.6, 2.4)
 #: A neighbour that shares less than this of a view's frustum is none.
 _MIN_OVERLAP = 0.02
 #: `refine`: depths on either side, their distance in steps of the sweep, window and grey levels of
@@ -129,21 +131,22 @@ def per_view(function: Callable[..., T], *arguments: Iterable) -> list[T]:
 def choose_neighbours(
     cameras: Sequence[Camera], view: int, centre: np.ndarray, count: int
 ) -> list[int]:
-    """The other views that say most about the depth of `view`, best first.
+    """The other views that together say most about the depth of `view`, best first.
 
-    They see much of its frustum at the centre's distance and behind it, from another side, but not
-    so much of another side that things look different.
+    They see much of its frustum, before the centre and behind it, from another side, but not so
+    much of another side that things look different. What one sees counts less in the next, so that
+    every part of the view is seen by some.
     """
     camera = cameras[view]
     distance = np.linalg.norm(camera.centre - centre)
     columns, rows = np.meshgrid(
-        np.linspace(0.1, 0.9, 7) * camera.width, np.linspace(0.1, 0.9, 5) * camera.height
+        np.linspace(0.04, 0.96, 9) * camera.width, np.linspace(0.04, 0.96, 7) * camera.height
     )
     rays = camera.rays(columns.ravel(), rows.ravel())
     points = np.concatenate(
-        [(rays * (f * distance) - camera.t) @ camera.R for f in (1.0, 1.6, 2.4)]
+        [(rays * (f * distance) - camera.t) @ camera.R for f in _FRUSTUM_SAMPLES]
     )
-    scores = np.full(len(cameras), -1.0)
+    gains = np.zeros((len(cameras), len(points)))
     for index, other in enumerate(cameras):
         if index == view:
             continue
@@ -155,9 +158,16 @@ def choose_neighbours(
         cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
         angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
         deviation = np.log(np.maximum(angle, 0.1) / _BEST_ANGLE) / _ANGLE_SPREAD
-        scores[index] = (seen * np.exp(-0.5 * deviation**2)).mean()
-    order = np.argsort(-scores, kind="stable")[:count]
-    return [int(index) for index in order if scores[index] > _MIN_OVERLAP]
+        gains[index] = seen * np.exp(-0.5 * deviation**2)
+    left = gains.mean(axis=1) > _MIN_OVERLAP
+    chosen, unseen = [], np.ones(len(points))
+    while left.any() and len(chosen) < count:
+        scores = np.where(left, (unseen * (1 - np.exp(-gains))).mean(axis=1), -1)
+        best = int(scores.argmax())
+        chosen.append(best)
+        left[best] = False
+        unseen *= np.exp(-gains[best])
+    return chosen
 
 
 def _small(camera: Camera, image: np.ndarray, longer_side: int) -> tuple[Camera, np.ndarray]:
@@ -189,9 +199,25 @@ def _sweep_view(small, view, neighbours, centre, settings):
 
 
 def _better_half(likeness):
-    """(V, D, H, W) -> (D, H, W): what hides a point in some neighbours does not hide it in all."""
-    half = max(min(2, len(likeness)), len(likeness) // 2)
-    return -np.partition(-likeness, half - 1, axis=0)[:half].mean(axis=0)
+    """(V, D, H, W) -> (D, H, W): the mean of the better half of the neighbours that see a place.
+
+    What hides a point in some neighbours does not hide it in all. Likenesses are exactly zero where
+    a neighbour has no picture; one neighbour alone counts half.
+    """
+    most = max(min(2, len(likeness)), len(likeness) // 2)
+    best = np.full((most, *likeness.shape[1:]), -1, dtype=np.float32)
+    count = np.zeros(likeness.shape[1:], dtype=np.uint8)
+    for one in likeness:  # insertion: a sort along this axis takes four times as long
+        sees = one != 0
+        count += sees
+        one = np.where(sees, one, np.float32(-1))
+        for rank in best:
+            one, rank[...] = np.minimum(rank, one), np.maximum(rank, one)
+    half = np.clip((count + 1) // 2, min(2, most), most)
+    total = np.zeros(likeness.shape[1:], dtype=np.float32)
+    for index, rank in enumerate(best):
+        total += np.where(index < np.minimum(half, count), rank, 0)
+    return total / half
 
 
 def _likeness(camera, grey, other, other_grey, inverse, settings):
