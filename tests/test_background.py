@@ -18,6 +18,7 @@ from peel4d.engine.geometry.depth_completion import complete
 from peel4d.engine.geometry.plane_sweep import (
     InverseDepth,
     SweepSettings,
+    _better_half,
     choose_neighbours,
     scene_centre,
     semi_global,
@@ -25,6 +26,7 @@ from peel4d.engine.geometry.plane_sweep import (
 )
 from peel4d.engine.geometry.shell import directions, fit_shell, gaps
 from peel4d.engine.geometry.surface_fusion import FusionSettings, fused
+from peel4d.engine.geometry.view_surfaces import ConsensusSettings, _nearest_surface
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.render.backend import Instance, render_scene
 from peel4d.engine.render.camera import Camera
@@ -414,3 +416,61 @@ def test_points_are_dense_where_there_is_texture():
     assert spacing * left.max() == pytest.approx(4 * 3 / camera.K[0, 0], rel=0.5)
     np.testing.assert_allclose(position[:, 2], 3, rtol=1e-4)
     assert color.min() >= 0 and color.max() <= 1
+
+
+def post(camera, ray):
+    """Depth of a post, 0.8 wide at z = 2.5, before a wall at z = 4."""
+    with np.errstate(divide="ignore"):
+        face, wall = ((z - camera.centre[2]) / ray[..., 2] for z in (2.5, 4.0))
+    x = camera.centre[0] + face * ray[..., 0]
+    return np.where(np.abs(x) < 0.4, face, wall)
+
+
+def test_a_near_thing_stands_free_before_the_wall():
+    places = [(x, y) for x in (-1.2, -0.6, 0.0, 0.6, 1.2) for y in (-0.3, 0.3)]
+    cameras = [looking([x, y, 0], [0.3 * x, 0, 4], width=128, height=96) for x, y in places]
+    plates = [picture(camera, post) for camera in cameras]
+    known = [np.ones(plate.shape[:2], bool) for plate in plates]
+    quick = SweepSettings(longer_side=128, neighbours=6)
+    found = static_background(cameras, plates, known, settings=BackgroundSettings(sweep=quick))
+    position = found.points.position[~found.guessed]
+    seen = np.abs(position[:, 1]) < 1.0
+    x, z = position[seen][:, 0], position[seen][:, 2]
+    on_face, on_wall = np.abs(z - 2.5) < 0.15, np.abs(z - 4) < 0.3
+    # What is neither is the sheet between them, which hides the wall from the side.
+    assert (~on_face & ~on_wall).mean() < 0.25  # a half, before views hid what is behind things
+    assert 0.35 < np.quantile(np.abs(x[on_face]), 0.97) < 0.5
+    cells = np.floor((x[on_face & (np.abs(x) < 0.4)] + 0.4) / 0.1).astype(int)
+    assert np.bincount(cells, minlength=8)[:8].min() >= 5
+
+
+def test_what_is_in_front_hides_what_more_views_see_behind():
+    pixel = np.array([0, 0, 0, 0, 1, 1, 1, 2])
+    inverse = np.array([0.5, 0.51, 0.25, 0.25, 0.5, 0.25, 0.26, 0.3])
+    weight = np.array([0.6, 0.6, 2.0, 2.0, 0.2, 2.0, 2.0, 0.1])
+    mean, total = _nearest_surface(pixel, inverse, weight, 4, 0.01, ConsensusSettings())
+    # One weak place in front of many is an error; a pixel that nobody measured has no weight.
+    np.testing.assert_allclose(mean[:3], [0.505, 0.255, 0.3], atol=2e-3)
+    assert 0.8 < total[0] < 1.2 and total[3] == 0
+
+
+def test_neighbours_that_see_nothing_do_not_vote():
+    likeness = np.full((6, 2, 1, 1), 0.0, np.float32)
+    likeness[0, 0] = likeness[1, 0] = 0.9  # two see the first plane
+    likeness[:, 1] = 0.5  # all see the second, where things look half alike
+    likeness[3, 0] = -0.2  # what hides it in one neighbour is in the worse half
+    np.testing.assert_allclose(_better_half(likeness).ravel(), [0.9, 0.5])
+    alone = np.array([0.9, 0, 0, 0], np.float32).reshape(4, 1, 1, 1)
+    np.testing.assert_allclose(_better_half(alone).ravel(), [0.45])
+
+
+def test_neighbours_share_out_the_view():
+    """Two of three look where the first does; the one that sees its other side comes second."""
+    cameras = [
+        looking([0, 0, 0], [0, 0, 4], focal=0.5),
+        looking([0.6, 0, 0], [1.2, 0, 4]),
+        looking([0.6, 0.1, 0], [1.2, 0, 4]),
+        looking([-0.3, 0, 0], [-1.8, 0, 4]),
+    ]
+    chosen = choose_neighbours(cameras, 0, np.array([0.0, 0, 4]), 2)
+    assert 3 in chosen and len(chosen) == 2

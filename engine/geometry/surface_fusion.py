@@ -35,9 +35,9 @@ class FusionSettings:
 
     pixels_per_point: float = 4.0
     detail: float = 4.0
-    steepest: float = 5.0
-    confirms: float = 3.0
-    looks_through: float = 5.0
+    steepest: float = 3.0
+    confirms: float = 2.0
+    looks_through: float = 3.0
     oversampling: int = 3
     max_points: int = 262_144
 

@@ -10,6 +10,7 @@ import torch
 from .. import __name__ as engine_name
 from ..errors import ReconstructionError
 from ..geometry.background import BackgroundSettings, static_background
+from ..geometry.surface_fusion import FusionSettings
 from ..model.camera_color import CameraColor
 from ..model.points import ExplicitPoints
 from ..render.splats import SH_C0, Splats
@@ -39,6 +40,8 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
         reason = "the cameras move" if capture.moving else f"{len(used)} views have clean plates"
         log.info("no static background: %s", reason)
         return None
+    fusion = FusionSettings(pixels_per_point=plan.settings.background_pixels)
+    background_settings = BackgroundSettings(fusion=fusion)
     try:
         found = static_background(
             [capture.camera(0, view) for view in used],
@@ -47,6 +50,7 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
             bounds=capture.bounds,
             # Where the other cameras stand is known, and that nothing is in front of them.
             lenses=[capture.camera(0, view) for view in range(len(capture.views))],
+            settings=background_settings,
         )
     except ReconstructionError as error:
         log.warning("no static background: %s", error)
@@ -79,7 +83,7 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
     log_gain, offset = color.center(used)
     splats = model().to_splats()
     # Points may have moved to where they hide nothing in a plate, but the subject in the clip.
-    kept = ~found.misplaced(splats.position, 0.7 * splats.radius, BackgroundSettings())
+    kept = ~found.misplaced(splats.position, 0.7 * splats.radius, background_settings)
     splats = seen_by_mean_camera(splats.select(kept), log_gain, offset)
     save_splats(folder.background, splats, psnr=psnr)
     folder.running(job.key).unlink(missing_ok=True)

@@ -29,7 +29,8 @@ class TrainSettings:
         the outline: a hull is never smaller than its subject, and bodies have no such edges. Points
         from depth maps are where they belong, so a plan with these has none of it.
     background_steps, background_radius, background_layers: steps (whole images), start radius in
-        spacings and K for the static background.
+        spacings and K for the static background. background_pixels: spacing of its points, in
+        pixels of the median camera; where there is texture they are twice as dense.
     """
 
     model: str = "explicit"
@@ -57,6 +58,7 @@ class TrainSettings:
     background_steps: int = 1200
     background_radius: float = 1.4
     background_layers: int = 16
+    background_pixels: float = 4.0
     seed: int = 0
 
     @property
@@ -90,7 +92,7 @@ class TrainSettings:
 PRESETS = {
     "draft": TrainSettings(steps=200, background_steps=400),
     "standard": TrainSettings(),
-    "high": TrainSettings(steps=1000, dssim_weight=0.03),
+    "high": TrainSettings(steps=1000, dssim_weight=0.03, background_pixels=3.0),
 }
 
 
