@@ -12,6 +12,7 @@
 
 #include "frame.h"
 #include "kernels.h"
+#include "point_codec.h"
 #include "thread_pool.h"
 
 #if !defined(PEEL4D_VERSION)
@@ -21,6 +22,10 @@
 struct peel4d_frame {
   peel::Frame frame;
   int64_t count;  // points of its clip, to recognise a frame of something else
+};
+
+struct peel4d_stream {
+  std::vector<uint8_t> bytes;
 };
 
 namespace {
@@ -34,6 +39,7 @@ constexpr int64_t kMostPoints = int64_t{1} << 30;
 constexpr int kMostAcross = 32767;  // boxes of points are int16
 constexpr int64_t kMostPixels = int64_t{1} << 28;
 constexpr int kMostClips = 1 << 16;
+constexpr int64_t kMostCodedPoints = int64_t{1} << 26;
 
 const Kernels& kernels() {
 #if defined(PEEL_WITH_X86)
@@ -229,6 +235,41 @@ int32_t guarded(Function&& function) noexcept {
   }
 }
 
+bool valid_codec(int64_t count, int32_t bits, const peel4d_component* components,
+                 int32_t component_count) {
+  if (count < 0 || count > kMostCodedPoints || bits < 1 || bits > peel::kMostCellBits ||
+      component_count < 0 || component_count > peel::kMostComponents ||
+      (component_count > 0 && components == nullptr)) {
+    return false;
+  }
+  for (int c = 0; c < component_count; ++c) {
+    const peel4d_component& one = components[c];
+    if (one.set < 0 || one.set >= peel::kMostSets || one.follows < -1 || one.follows >= c) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool valid_points(const uint64_t* morton, int64_t count, int32_t bits, const int32_t* codes,
+                  int32_t component_count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (morton[i] >> (3 * bits) != 0 || (i > 0 && morton[i] < morton[i - 1])) return false;
+  }
+  for (int64_t i = 0; i < count * component_count; ++i) {
+    if (codes[i] < 0 || codes[i] > peel::kMostCode) return false;
+  }
+  return true;
+}
+
+std::vector<peel::Component> components_of(const peel4d_component* components, int32_t count) {
+  std::vector<peel::Component> result;
+  for (int c = 0; c < count; ++c) {
+    result.push_back({components[c].spatial, components[c].follows, components[c].set});
+  }
+  return result;
+}
+
 peel::Settings settings_of(const peel4d_camera& c, const peel4d_settings& s) {
   return {s.layers, peel::resolve_threads(s.threads), s.samples, s.min_transmittance,
           c.width * s.samples, c.height * s.samples};
@@ -260,6 +301,8 @@ const char* peel4d_error_message(int32_t code) {
       return "not enough memory";
     case PEEL4D_TOO_LARGE:
       return "more pixels, points or overlaps between them than fit into one picture";
+    case PEEL4D_DAMAGED:
+      return "the coded points are damaged";
     default:
       return "internal error of the splat core";
   }
@@ -339,6 +382,45 @@ int32_t peel4d_prepare(const peel4d_camera* camera, const peel4d_settings* setti
     std::memcpy(out_mesh, &prepared, sizeof prepared);
   }
   return PEEL4D_OK;
+}
+
+int32_t peel4d_encode_points(const uint64_t* morton, int64_t count, int32_t bits,
+                             const int32_t* codes, const peel4d_component* components,
+                             int32_t component_count, peel4d_stream** stream) {
+  if (stream == nullptr || !valid_codec(count, bits, components, component_count) ||
+      (count > 0 && (morton == nullptr || (component_count > 0 && codes == nullptr))) ||
+      !valid_points(morton, count, bits, codes, component_count)) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  return guarded([&] {
+    *stream = new peel4d_stream{peel::encode_points(morton, count, bits, codes,
+                                                    components_of(components, component_count).data(),
+                                                    component_count)};
+    return PEEL4D_OK;
+  });
+}
+
+const uint8_t* peel4d_stream_data(const peel4d_stream* stream) { return stream->bytes.data(); }
+
+int64_t peel4d_stream_bytes(const peel4d_stream* stream) {
+  return static_cast<int64_t>(stream->bytes.size());
+}
+
+void peel4d_stream_free(peel4d_stream* stream) { delete stream; }
+
+int32_t peel4d_decode_points(const uint8_t* data, int64_t bytes, int64_t count, int32_t bits,
+                             const peel4d_component* components, int32_t component_count,
+                             uint64_t* morton, int32_t* codes) {
+  if (data == nullptr || bytes < 0 || !valid_codec(count, bits, components, component_count) ||
+      (count > 0 && (morton == nullptr || (component_count > 0 && codes == nullptr)))) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  return guarded([&] {
+    return peel::decode_points(data, bytes, morton, count, bits, codes,
+                               components_of(components, component_count).data(), component_count)
+               ? PEEL4D_OK
+               : PEEL4D_DAMAGED;
+  });
 }
 
 }  // extern "C"

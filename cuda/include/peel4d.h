@@ -25,13 +25,14 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or the meaning of an argument changes. */
-#define PEEL4D_ABI_VERSION 2
+#define PEEL4D_ABI_VERSION 3
 
 #define PEEL4D_OK 0
 #define PEEL4D_INVALID_ARGUMENT 1 /* null pointer, wrong struct size, sizes or settings out of range */
 #define PEEL4D_OUT_OF_MEMORY 2
 #define PEEL4D_TOO_LARGE 3 /* more points, pixels or overlaps than the core can index */
 #define PEEL4D_INTERNAL 4
+#define PEEL4D_DAMAGED 5 /* a stream that no encoder has written */
 
 /* OpenCV axes (x right, y down, z forward): x_camera = rotation x_world + translation.
  * Pixel (column i, row j) is sampled at (i + 0.5, j + 0.5). */
@@ -160,6 +161,28 @@ PEEL4D_API int64_t peel4d_mesh_bytes(void);
 PEEL4D_API int32_t peel4d_prepare(const peel4d_camera *camera, const peel4d_settings *settings,
                                   const peel4d_clip *clips, int32_t clip_count,
                                   const peel4d_mesh *mesh, void *out_clips, void *out_mesh);
+
+/* How the codes of one component are stored: as differences from what near points have (spatial) or
+ * from a running mean, less the difference of an earlier component (follows, else -1). Components
+ * of one set share their statistics. */
+typedef struct peel4d_component {
+  int32_t spatial, follows, set;
+} peel4d_component;
+
+/* Points without loss. morton: (count) ascending codes, bit i of x, y and z at 3 i, 3 i + 1, 3 i + 2,
+ * of `bits` (1 .. 21) bits each. codes: (component_count, count), 0 .. 2^24 - 1. The stream must be
+ * freed. Decoding needs the same count, bits and components; PEEL4D_DAMAGED for what no encoder has
+ * written, the arrays then hold anything. The same bytes and numbers on every machine. */
+typedef struct peel4d_stream peel4d_stream;
+PEEL4D_API int32_t peel4d_encode_points(const uint64_t *morton, int64_t count, int32_t bits,
+                                        const int32_t *codes, const peel4d_component *components,
+                                        int32_t component_count, peel4d_stream **stream);
+PEEL4D_API const uint8_t *peel4d_stream_data(const peel4d_stream *stream);
+PEEL4D_API int64_t peel4d_stream_bytes(const peel4d_stream *stream);
+PEEL4D_API void peel4d_stream_free(peel4d_stream *stream); /* null is allowed */
+PEEL4D_API int32_t peel4d_decode_points(const uint8_t *data, int64_t bytes, int64_t count,
+                                        int32_t bits, const peel4d_component *components,
+                                        int32_t component_count, uint64_t *morton, int32_t *codes);
 
 #ifdef __cplusplus
 }

@@ -29,6 +29,7 @@ def add_parser(commands) -> None:
     parser.add_argument("--views", type=parse_names, metavar="V,V", help="default: the test views")
     parser.add_argument("--region", default="full", choices=("full", "mask"))
     parser.add_argument("--stage", default="final", choices=("final", "initial"))
+    parser.add_argument("--clip", type=Path, help="a clip packed from DIR's, instead of that one")
     parser.add_argument("--pictures", type=Path, metavar="OUT", help="comparisons as PNG")
     parser.add_argument(
         "--curve",
@@ -53,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
             views=options.views,
             region=options.region,
             stage=options.stage,
+            clip=options.clip,
             flip=True,
             pictures=options.pictures,
             progress=progress,

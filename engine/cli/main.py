@@ -1,4 +1,4 @@
-"""The command line: `peel4d reconstruct | evaluate | render | info | benchmark`."""
+"""The command line: `peel4d reconstruct | evaluate | render | pack | info | benchmark`."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from . import benchmark, evaluate, info, reconstruct, render
+    from . import benchmark, evaluate, info, pack, reconstruct, render
 
     parser = argparse.ArgumentParser(
         prog="peel4d", description="Multi-view video becomes a 4D scene inside Blender."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (reconstruct, evaluate, render, info, benchmark):
+    for command in (reconstruct, evaluate, render, pack, info, benchmark):
         command.add_parser(commands)
     for subparser in commands.choices.values():
         subparser.add_argument("--json", action="store_true", help="machine-readable output")

@@ -57,7 +57,7 @@ def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
     into the order of the Morton curve. Raises ClipError for NaN, infinite or absurd values,
     density above 1 and more points than a reader accepts.
     """
-    splats = _visible(splats, where)
+    splats = visible(splats, where)
     if len(splats) == 0:
         return Chunk(_pack(0, "", [], []), 0, 0, None, {}, {})
     low, high, step = position_grid(splats.position, float(np.median(splats.radius)), precision)
@@ -178,7 +178,7 @@ class _BlockWriter:
         self.nbytes[name] = self.nbytes.get(name, 0) + sum(sizes)
 
 
-def _visible(splats: Splats, where: str) -> Splats:
+def visible(splats: Splats, where: str) -> Splats:
     """The points that can be seen, after everything a decoder could not promise is refused."""
     for name in ("position", "radius", "density", "sh"):
         array = getattr(splats, name)

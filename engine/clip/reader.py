@@ -23,7 +23,7 @@ from .clip import (
     ClipInfo,
     frame_member,
 )
-from .decode import decode_packed
+from .codecs import DECODERS
 from .schema import decode_info
 
 #: Cores from which on a second thread decodes ahead. On two cores it gained nothing: drawing wants
@@ -183,7 +183,8 @@ class ClipReader:
     def _decode(self, name: str, points: int) -> PackedSplats:
         where = self._archive.where(name)
         try:
-            return decode_packed(self._archive.read(name), points, self.info.sh_degree, where)
+            decode = DECODERS[self.info.codec]
+            return decode(self._archive.read(name), points, self.info.sh_degree, where)
         except MemoryError as error:
             raise ClipError(f"not enough memory for {points} points", where=where) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import numpy as np
 
@@ -25,7 +26,9 @@ from .clip import (
 )
 from .fields import Fields, parse_object
 
-CODEC = "baked"
+#: How the chunks of a clip may be stored; codecs.py has them.
+CODECS = ("baked", "predictive")
+
 UPDATE_HINT = "Update Peel4D to open it"
 
 
@@ -115,7 +118,7 @@ def decode_info(data: bytes, where: str) -> ClipInfo:
             where=where,
             hint=UPDATE_HINT if newer else "Export the clip again with this version",
         )
-    _supported(fields, "codec", {CODEC})
+    codec = _supported(fields, "codec", CODECS)
     _supported(fields, "color", {COLOR_SPACE})
     frame_count = fields.integer("frame_count", 1, MAX_FRAMES)
     points = fields.integers("points", frame_count, 0, MAX_POINTS)
@@ -127,7 +130,7 @@ def decode_info(data: bytes, where: str) -> ClipInfo:
     own_bounds = "frame_bounds" if "frame_bounds" in fields.values else "bounds"
     return ClipInfo(
         version=version,
-        codec=CODEC,
+        codec=codec,
         frame_count=frame_count,
         first_frame=fields.integer("first_frame", -(1 << 31), 1 << 31),
         fps=fields.number("fps", 1e-6, 1e6),
@@ -151,7 +154,7 @@ def point_nbytes(sh_degree: int) -> int:
     return 4 * (3 + 1 + 1 + 3 * SH_COUNTS[sh_degree])
 
 
-def _supported(fields: Fields, key: str, known: set[str]) -> None:
+def _supported(fields: Fields, key: str, known: Collection[str]) -> str:
     value = fields.text(key)
     if value not in known:
         raise ClipError(
@@ -159,6 +162,7 @@ def _supported(fields: Fields, key: str, known: set[str]) -> None:
             where=fields.where,
             hint=UPDATE_HINT,
         )
+    return value
 
 
 def _bounds(fields: Fields, key: str) -> np.ndarray:

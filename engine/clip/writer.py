@@ -14,7 +14,7 @@ from ..atomic import atomic_writer
 from ..errors import ClipError
 from ..render.settings import PeelSettings
 from ..render.splats import SH_COUNTS, Splats
-from .chunk import Chunk, encode_chunk
+from .chunk import Chunk
 from .clip import (
     COLOR_SPACE,
     FOOTPRINT_VERSION,
@@ -28,11 +28,11 @@ from .clip import (
     ClipInfo,
     frame_member,
 )
-from .quantize import Precision
-from .schema import CODEC, decode_info, encode_info, point_nbytes
+from .codecs import Baked, Encoder
+from .schema import decode_info, encode_info, point_nbytes
 
 DEFAULT_SETTINGS = PeelSettings()
-DEFAULT_PRECISION = Precision()
+DEFAULT_ENCODER = Baked()
 # A fixed time stamp: the same frames give the same file, byte for byte.
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 _ATTRIBUTES = ("position", "radius", "density", "sh")
@@ -51,13 +51,14 @@ def write_clip(
     first_frame: int = 0,
     up: np.ndarray | Sequence[float] | None = None,
     static: Splats | None = None,
-    precision: Precision = DEFAULT_PRECISION,
+    encoder: Encoder = DEFAULT_ENCODER,
 ) -> ClipInfo:
-    """Write `frames` as a baked clip and return its head.
+    """Write `frames` as a clip and return its head.
 
     frames: one Splats per frame, pulled one at a time and not kept. Degrees of SH may differ; the
     reader gives every frame the highest. fps: frames per second. first_frame: label of the first.
     up: (3,) the world's upward direction. static: points of every frame, stored once.
+    encoder: the codec and its settings.
     Points that nobody can see (radius <= 0 or density <= 0) are left out, and points are
     reordered along a Morton curve.
 
@@ -66,19 +67,21 @@ def write_clip(
     an older file of the same name stays as it was and nothing else is left behind.
     """
     path = Path(path)
-    head = _Head(path, fps, tuple(cameras), settings, provenance or {}, first_frame, up)
+    head = _Head(
+        path, encoder.name, fps, tuple(cameras), settings, provenance or {}, first_frame, up
+    )
     head.document(_Totals(path, [0]))  # a bad argument shows before hours of frames, not after
     total = _Totals(path, [])
     try:
         with atomic_writer(path) as file, zipfile.ZipFile(file, "w") as archive:
             if static is not None:
-                chunk = encode_chunk(static, precision, f"{path}, static points")
+                chunk = encoder.encode(static, f"{path}, static points", static=True)
                 total.add(chunk, "static")
                 _store(archive, STATIC_MEMBER, chunk.data)
             for index, splats in enumerate(_shielded(frames)):
                 if index == MAX_FRAMES:
                     raise ClipError(f"more than {MAX_FRAMES} frames", where=path)
-                chunk = encode_chunk(splats, precision, f"{path}, frame {index}")
+                chunk = encoder.encode(splats, f"{path}, frame {index}")
                 total.add(chunk, "frame")
                 _store(archive, frame_member(index), chunk.data)
             if not total.points:
@@ -171,6 +174,7 @@ class _Head:
     """What the head says about everything but the frames."""
 
     path: Path
+    codec: str
     fps: float
     cameras: tuple[ClipCamera, ...]
     settings: PeelSettings
@@ -187,7 +191,7 @@ class _Head:
         bounds, frame_bounds = total.bounds()
         info = ClipInfo(
             version=SCHEMA_VERSION,
-            codec=CODEC,
+            codec=self.codec,
             frame_count=len(total.points),
             first_frame=int(self.first_frame),
             fps=float(self.fps),

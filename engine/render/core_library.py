@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import CoreError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 INSTALL_HINT = "Install it with: pip install ./cuda (needs g++), or reinstall the extension"
 _HINTS = {
     2: "Close other programs, or use a smaller picture or fewer points",
@@ -118,6 +118,10 @@ class CImage(_Sized):
     ]
 
 
+class CComponent(ctypes.Structure):
+    _fields_ = [("spatial", c_int32), ("follows", c_int32), ("set", c_int32)]
+
+
 class CGradients(_Sized):
     _fields_ = [
         ("size", c_uint32),
@@ -164,6 +168,17 @@ def library() -> ctypes.CDLL:
         "peel4d_prepare": (
             c_int32,
             [camera, settings, clips, c_int32, POINTER(CMesh), c_void_p, c_void_p],
+        ),
+        "peel4d_encode_points": (
+            c_int32,
+            [c_void_p, c_int64, c_int32, c_void_p, POINTER(CComponent), c_int32, c_void_p],
+        ),
+        "peel4d_stream_data": (c_void_p, [c_void_p]),
+        "peel4d_stream_bytes": (c_int64, [c_void_p]),
+        "peel4d_stream_free": (None, [c_void_p]),
+        "peel4d_decode_points": (
+            c_int32,
+            [c_void_p, c_int64, c_int64, c_int32, POINTER(CComponent), c_int32, c_void_p, c_void_p],
         ),
     }
     for name, (result, arguments) in signatures.items():

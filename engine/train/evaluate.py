@@ -37,6 +37,7 @@ def evaluate(
     views: list[str] | None = None,
     region: str = "full",
     stage: str = "final",
+    clip: Path | None = None,
     flip: bool = False,
     pictures: Path | None = None,
     only: Collection[tuple[str, int]] | None = None,
@@ -45,8 +46,9 @@ def evaluate(
     """Render every frame of the given views (default: the held-out ones) and score it.
 
     region: "full" or "mask" (see metrics). stage: "final" or "initial", the clip of the untrained
-    points. flip: measure that, too, which takes longer than everything else. pictures: folder for
-    PNGs, ground truth beside the render. only: the images to look at, (view, frame), of all these.
+    points. clip: another clip of the same frames, as `pack` makes it. flip: measure that, too,
+    which takes longer than everything else. pictures: folder for PNGs, ground truth beside the
+    render. only: the images to look at, (view, frame), of all these.
     A clip without a background is composited over the view's clean plate, or over black where there
     is none. An unseen camera has the colours of the rig's mean camera. Returns the stable form of
     metrics.summarize.
@@ -75,12 +77,18 @@ def evaluate(
             hint="Put its files back, or reconstruct again",
         )
     color = load_color(folder, capture)
-    path = folder.clip if stage == "final" else folder.initial_clip
+    path = clip or (folder.clip if stage == "final" else folder.initial_clip)
     scores: list[Score] = []
     skipped: list[dict] = []
     seconds = 0.0
-    with ClipReader(path) as clip:
-        modelled = clip.info.static_points > 0
+    with ClipReader(path) as opened:
+        if opened.info.frame_count != len(plan.frames):
+            raise ReconstructionError(
+                f"a clip of {opened.info.frame_count} frames, not of {len(plan.frames)}",
+                where=path,
+                hint="Name a clip that was packed from this reconstruction",
+            )
+        modelled = opened.info.static_points > 0
         plates = {} if modelled else load_plates(capture, reader, folder, indices)
         wanted = [
             [view for view in indices if only is None or (capture.views[view].name, label) in only]
@@ -89,7 +97,7 @@ def evaluate(
         total = sum(map(len, wanted))
         for step, label in enumerate(plan.frames):
             frame = capture.frames.index(label)
-            points = clip.packed(step) if wanted[step] else []
+            points = opened.packed(step) if wanted[step] else []
             for view in wanted[step]:
                 name = capture.views[view].name
                 truth, area, reason = _truth(capture, reader, frame, view, region)
@@ -98,7 +106,7 @@ def evaluate(
                     continue
                 begun = time.perf_counter()
                 camera = capture.camera(frame, view)
-                picture = _picture(points, camera, color, clip.info.settings)
+                picture = _picture(points, camera, color, opened.info.settings)
                 seconds += time.perf_counter() - begun
                 picture = composite(picture, plates.get(view))
                 # What is scored is what an 8-bit file would hold.

@@ -13,7 +13,7 @@ from peel4d.addon import cameras, clip_file, clip_object, panels
 from peel4d.addon.import_clip import import_clip
 from peel4d.addon.render.color import scene_linear_from_clip
 from peel4d.addon.render.session import SESSION
-from peel4d.engine.clip import reader as reader_module
+from peel4d.engine.clip.codecs import DECODERS
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.render.backend import Instance, render_scene
 from peel4d.engine.render.look import Look, apply_look
@@ -181,13 +181,13 @@ def test_add_crop_box_changes_nothing_until_it_is_moved(scene, clip, clip_path, 
 def decoded(monkeypatch):
     """Names of the chunks that were decoded."""
     names = []
-    decode = reader_module.decode_packed
+    decode = DECODERS["baked"]
 
     def counted(data, points, sh_degree, where):
         names.append(where)
         return decode(data, points, sh_degree, where)
 
-    monkeypatch.setattr(reader_module, "decode_packed", counted)
+    monkeypatch.setitem(DECODERS, "baked", counted)
     return names
 
 

@@ -1,0 +1,290 @@
+"""The codec "predictive": as few bits as a frame needs, still decodable without any other frame.
+
+Attributes are rounded to lattices through zero, as coarse as pictures allow, and coded without loss
+(`point_codec`). Frames do not predict each other: points of frames that were trained apart have
+nothing in common but the surface, and the last frame's colours tell less about a point than its
+neighbours in its own frame do (docs/clip-format.md has the measurement).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import ClipError
+from ..render.splats import SH_COUNTS, PackedSplats, Quantized, Splats
+from . import morton
+from .chunk import MAX_HEADER_BYTES, PREFIX, Chunk, visible
+from .clip import DAMAGED_HINT, MAX_MAGNITUDE, MAX_POINTS
+from .fields import Fields, parse_object
+from .point_codec import MAX_CELL_BITS, Component, decode_points, encode_points
+from .quantize import SH_PEAK, dequantize_position, log_table
+
+CODEC = "predictive"
+MAGIC = b"P4DP"
+#: A renderer takes codes of 16 bits.
+_MAX_LEVELS = (1 << 16) - 1
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Distances of the lattices, and what is not worth its bits.
+
+    position: in median radii of the frame. radius: relative. density: absolute. color: of the
+    constant SH band, absolute in the colour. shading: of every band above, absolute in the colour.
+    dead_zone: shading is rounded towards zero by this share of a step.
+    """
+
+    position: float = 1 / 14
+    radius: float = 0.06
+    density: float = 1 / 12
+    color: float = 1 / 64
+    shading: float = 1 / 56
+    dead_zone: float = 0.1
+
+    def scaled(self, factor: float) -> Steps:
+        """All steps longer by a factor: the one number that rate and quality depend on."""
+        return replace(
+            self,
+            position=self.position * factor,
+            radius=self.radius * factor,
+            density=min(self.density * factor, 0.5),
+            color=self.color * factor,
+            shading=self.shading * factor,
+        )
+
+
+#: Static points are stored once, and have texture as fine as the plates: they may cost more.
+STATIC_STEPS = Steps(position=1 / 24, radius=0.05, density=1 / 16, color=1 / 128)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lattice:
+    """Codes of an attribute's components: value = (code + offset) step, or its exponential.
+
+    levels: the highest code.
+    """
+
+    codes: np.ndarray
+    step: float
+    offset: int
+    levels: int
+
+    @classmethod
+    def of(cls, values: np.ndarray, step: float, dead_zone: float = 0.0) -> _Lattice:
+        """values: (C, N). The step grows until the codes fit into 16 bits."""
+        extent = float(values.max()) - float(values.min())
+        step = _short(max(step, extent / (_MAX_LEVELS - 2)))
+        scaled = values.astype(np.float64) / step
+        whole = np.sign(scaled) * np.floor(np.abs(scaled) + 0.5 - dead_zone)
+        low = int(whole.min())
+        codes = (whole - low).astype(np.int32)
+        return cls(codes, step, low, int(codes.max()))
+
+    @property
+    def header(self) -> list[float]:
+        return [self.step, self.offset, self.levels]
+
+
+def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
+    """Quantise and code one frame. Raises ClipError as `encode_chunk` does."""
+    splats = visible(splats, where)
+    count = len(splats)
+    if count == 0:
+        return Chunk(_pack({"points": 0}, b""), 0, 0, None, {}, {})
+    step = _short(steps.position * float(np.median(splats.radius)))
+    extent = float((splats.position.max(axis=0) - splats.position.min(axis=0)).max())
+    # Outliers far away make the grid coarser before they make it unaddressable.
+    step = _short(max(step, extent / ((1 << MAX_CELL_BITS) - 2)))
+    cells = np.rint(splats.position.astype(np.float64) / step)
+    origin = cells.min(axis=0)
+    cells -= origin
+    codes = morton.interleave(cells.astype(np.uint64))
+    order = np.argsort(codes, kind="stable")
+    codes, cells = codes[order], cells[order]
+
+    radius = _Lattice.of(np.log(splats.radius[order].astype(np.float64))[None], steps.radius)
+    # Half a step off zero: no density becomes nothing.
+    half = _short(0.5 * steps.density)
+    density = _Lattice.of(splats.density[order].astype(np.float64)[None] - half, steps.density)
+    sh = splats.sh[order].reshape(count, -1).T
+    bands = []
+    for band in range(splats.sh_degree + 1):
+        color = steps.shading / math.sqrt(splats.sh_degree) if band else steps.color
+        rows = sh[3 * band**2 : 3 * (band + 1) ** 2]
+        dead_zone = steps.dead_zone if band else 0.0
+        bands.append(_Lattice.of(rows, color / SH_PEAK[band], dead_zone))
+    bits = max(int(cells.max()).bit_length(), 1)
+    header = {
+        "points": count,
+        "bits": bits,
+        "position": [step, *(int(v) for v in origin)],
+        "radius": radius.header,
+        "density": [*density.header, half],
+        "sh": [band.header for band in bands],
+    }
+    rows = np.concatenate([radius.codes, density.codes, *(band.codes for band in bands)])
+    rows = rows[_stored_order(len(bands))]
+    components = _components(len(bands))
+    stream = encode_points(codes, rows, bits, components)
+    low, high = (edge * step for edge in (origin, origin + cells.max(axis=0)))
+    return Chunk(
+        data=_pack(header, stream),
+        points=count,
+        sh_degree=splats.sh_degree,
+        bounds=np.stack([low, high]),
+        nbytes=_shares(codes, rows, bits, components, len(stream)),
+        ranges={
+            "position": (float(low.min()), float(high.max())),
+            "radius": (float(splats.radius.min()), float(splats.radius.max())),
+            "density": (float(splats.density.min()), float(splats.density.max())),
+            "sh": (float(sh.min()), float(sh.max())),
+        },
+    )
+
+
+def decode_predictive(data: bytes, points: int, sh_degree: int, where: str) -> PackedSplats:
+    """The points in a chunk, as `decode.decode_packed` gives those of a baked one."""
+    header, stream = _unpack(data, where)
+    if header.integer("points", 0, MAX_POINTS) != points:
+        raise header.fail("points", f"the {points} that clip.json announces")
+    if points == 0:
+        empty = Splats.empty(sh_degree)
+        return PackedSplats(empty.position, empty.radius, empty.density, empty.sh)
+    bits = header.integer("bits", 1, MAX_CELL_BITS)
+    place = header.array("position", (4,))
+    reach = (np.abs(place[1:]) + (1 << bits)) * place[0]
+    if not (place[0] > 0 and (reach <= MAX_MAGNITUDE).all()):
+        raise header.fail("position", "a grid of cells")
+    radius = _scale(header, "radius", 3)
+    density = _scale(header, "density", 4)
+    bands = header.values.get("sh")
+    if not isinstance(bands, list) or not 1 <= len(bands) <= sh_degree + 1:
+        raise header.fail("sh", f"a list of 1 to {sh_degree + 1} bands")
+    scales = [_scale(Fields({"sh": band}, header.where), "sh", 3) for band in bands]
+    codes, rows = decode_points(stream, points, bits, _components(len(bands)), where)
+
+    order = _stored_order(len(bands))
+    highest = np.empty(len(rows))
+    highest[0], highest[1] = radius[2], density[2]
+    for band, scale in enumerate(scales):
+        highest[2 + 3 * band**2 : 2 + 3 * (band + 1) ** 2] = scale[2]
+    if (rows.max(axis=1) > highest[order]).any():
+        raise ClipError("a code is beyond its scale", where=where, hint=DAMAGED_HINT)
+    natural = np.empty(len(order), dtype=np.int64)
+    natural[order] = np.arange(len(order))
+
+    total = 3 * SH_COUNTS[sh_degree]
+    sh = np.zeros((total, points), dtype=_word(max(scale[2] for scale in scales)))
+    low, high, step = np.zeros((3, total))
+    for band, scale in enumerate(scales):
+        own = slice(3 * band**2, 3 * (band + 1) ** 2)
+        for component in range(own.start, own.stop):
+            sh[component] = rows[natural[2 + component]]
+        low[own], high[own], step[own] = _ends(scale)
+    r_low, r_high = (math.exp(min(max(edge, -80.0), 80.0)) for edge in _ends(radius)[:2])
+    table = log_table(r_low, r_high, int(radius[2]))
+    d_low, d_high, d_step = _ends(density)
+    d_low, d_high = max(d_low + density[3], 0.0), min(d_high + density[3], 1.0)
+    return PackedSplats(
+        _positions(codes, bits, place),
+        Quantized(_shared(rows[0].astype(_word(radius[2]))[:, None]), table=table),
+        Quantized(
+            _shared(rows[1].astype(_word(density[2]))[:, None]),
+            low=np.array([d_low]),
+            high=np.array([d_high]),
+            step=np.array([d_step]),
+        ),
+        Quantized(_shared(sh.T), low=low, high=high, step=step),
+    )
+
+
+def _positions(codes: np.ndarray, bits: int, place: np.ndarray) -> Quantized | np.ndarray:
+    """Codes of the grid -> positions; place: step, and the lowest cell in steps from the origin."""
+    step, low = float(place[0]), place[1:] * place[0]
+    narrow = bits <= 16
+    cells = np.empty((3, len(codes)), dtype=np.uint16 if narrow else np.uint32)
+    morton.deinterleave(codes, cells)
+    high = low + cells.max(axis=1) * step
+    if not narrow:
+        return _shared(dequantize_position(cells, low, high, step))
+    return Quantized(_shared(cells.T), low=low, high=high, step=np.full(3, step))
+
+
+def _components(bands: int) -> tuple[Component, ...]:
+    """Radius, density, and of every SH function green, red and blue, in the order of the stream."""
+    result = [Component(False, -1, 0), Component(False, -1, 1)]
+    for function in range(bands**2):
+        green, constant = len(result), function == 0
+        first = 2 if constant else 4
+        result.append(Component(constant, -1, first))
+        result += [Component(constant, green, first + 1)] * 2
+    return tuple(result)
+
+
+def _stored_order(bands: int) -> np.ndarray:
+    """Natural component (radius, density, 3 b + channel) of every one in the stream."""
+    order = [0, 1]
+    for function in range(bands**2):
+        order += [2 + 3 * function + channel for channel in (1, 0, 2)]
+    return np.array(order)
+
+
+def _shares(
+    codes: np.ndarray, rows: np.ndarray, bits: int, components: Sequence[Component], total: int
+) -> dict[str, int]:
+    """What each attribute takes of the stream: what is missing without those after it."""
+    ends = [len(encode_points(codes, rows[:n], bits, components[:n])) for n in (0, 1, 2)]
+    sizes = (ends[0], ends[1] - ends[0], ends[2] - ends[1], total - ends[2])
+    return dict(zip(("position", "radius", "density", "sh"), sizes, strict=True))
+
+
+def _scale(header: Fields, key: str, count: int) -> tuple[float, ...]:
+    """step, offset, levels and what else a lattice's header has."""
+    values = header.array(key, (count,))
+    step, offset, levels = values[:3]
+    whole = offset == round(offset) and levels == round(levels)
+    sensible = step > 0 and whole and 0 <= levels <= _MAX_LEVELS
+    if not (sensible and (abs(offset) + levels) * step <= MAX_MAGNITUDE):
+        raise header.fail(key, "a lattice")
+    return tuple(values.tolist())
+
+
+def _ends(scale: Sequence[float]) -> tuple[float, float, float]:
+    """Lowest value, highest value and step."""
+    step, offset, levels = scale[:3]
+    return offset * step, (offset + levels) * step, step
+
+
+def _short(value: float) -> float:
+    """A number of four digits, at least as large: it is written into every frame."""
+    short = float(f"{value:.3e}")
+    return short if short >= value else float(f"{value * 1.0006:.3e}")
+
+
+def _word(levels: float) -> type:
+    return np.uint8 if levels < 256 else np.uint16
+
+
+def _shared(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
+
+
+def _pack(header: dict[str, object], stream: bytes) -> bytes:
+    text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return b"".join([PREFIX.pack(MAGIC, len(text)), text, stream])
+
+
+def _unpack(data: bytes, where: str) -> tuple[Fields, memoryview]:
+    if len(data) < PREFIX.size or data[:4] != MAGIC:
+        raise ClipError("not a chunk of a predictive clip", where=where, hint=DAMAGED_HINT)
+    length = PREFIX.unpack_from(data)[1]
+    end = PREFIX.size + length
+    if length > MAX_HEADER_BYTES or end > len(data):
+        raise ClipError("its header does not fit", where=where, hint=DAMAGED_HINT)
+    return parse_object(data[PREFIX.size : end], where), memoryview(data)[end:]
