@@ -29,14 +29,15 @@ from measure import write_result
 from peel4d.engine.capture.capture import Capture
 from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.capture.images import ImageReader
-from peel4d.engine.geometry.filters import moved_inwards
 from peel4d.engine.model.camera_color import CameraColor
-from peel4d.engine.model.points import ExplicitPoints
-from peel4d.engine.train.evaluate import held_out_psnr
+from peel4d.engine.train.evaluate import held_out_pictures
+from peel4d.engine.train.frames import explicit_points
 from peel4d.engine.train.images import TrainingImages
 from peel4d.engine.train.initialize import initial_points
-from peel4d.engine.train.plan import Folder
+from peel4d.engine.train.metrics import psnr
+from peel4d.engine.train.plan import Folder, make_plan
 from peel4d.engine.train.plates import load_plates
+from peel4d.engine.train.run import Run
 from peel4d.engine.train.settings import PRESETS, TrainSettings, preset
 from peel4d.engine.train.trainer import Job, train
 from peel4d.engine.train.watch import Watch
@@ -159,39 +160,58 @@ def training(
     train_views = [i for i, view in enumerate(capture.views) if view.train]
     test_views = [i for i, view in enumerate(capture.views) if not view.train]
     source = "hull" if name == "hull" else "depth"
+    plan = make_plan(
+        capture,
+        size=None,
+        frames=None,
+        views=None,
+        test_views=None,
+        points=source,
+        preset="",
+        settings=settings,
+        background="none",
+    )
+    settings = plan.settings
     learns = source == "depth" and settings.depth_weight > 0
     images = TrainingImages(capture, reader, plates, max_bytes=1 << 30, depth=learns)
+    run = Run(
+        plan,
+        Folder(Path("nothing is stored")),
+        capture,
+        reader,
+        train_views,
+        test_views,
+        plates,
+        images,
+        Watch(),
+        torch.device("cpu"),
+        color=CameraColor(len(capture.views)),
+    )
     usable = images.usable(frame, train_views)  # decodes them
     if source == "depth":
         for view in train_views:
             reader.depth(frame, view)
-    color, clock, curve = CameraColor(len(capture.views)), Clock(), []
+    clock, curve = Clock(), []
     scored = {round(share * settings.steps) for share in SCORED}
 
     def score(step: int) -> None:
         clock.stop()
         splats = model().to_splats()
         with torch.no_grad():
-            value = held_out_psnr((splats,), color, capture, reader, plates, frame, test_views)
+            pictures = held_out_pictures(run, splats, frame, "mask")
+            value = float(np.mean([psnr(*shown) for _, *shown in pictures]))
         times = {"seconds": round(clock.wall, 3), "cpu_seconds": round(clock.cpu, 3)}
         curve.append({"step": step, **times, "psnr": round(value, 3)})
         clock.start()
 
     clock.start()
     points, rgb = initial_points(capture, reader, frame, train_views, source=source)
-    model = ExplicitPoints(
-        moved_inwards(points, settings.inset),
-        rgb,
-        points.spacing,
-        sh_degree=settings.sh_degree,
-        radius=settings.radius,
-        density=settings.density,
-    )
+    model = explicit_points(points, rgb, settings, inset=settings.inset)
     score(0)
     stops = Stops(scored)
     train(
         model,
-        color,
+        run.color,
         Job(str(frame), (frame,), (tuple(usable),)),
         images,
         settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,12 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def modules(monkeypatch):
     """The benchmarks' own modules can be imported, as they are when one is run."""
     monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_it_finds_what_it_imports(path, modules):
+    """Some take too long to be run here, and the package goes on under them."""
+    runpy.run_path(str(path), run_name="imported")
 
 
 def run(name: str, path: Path, *arguments: object) -> dict:
