@@ -12,6 +12,7 @@ from . import (
     composite,
     import_clip,
     job,
+    pack_clip,
     panels,
     preferences,
     properties,
@@ -30,6 +31,7 @@ _MODULES = (
     rig,
     job,
     composite,
+    pack_clip,
     clip_object,
     panels,
 )

@@ -16,6 +16,7 @@ from .blend_paths import stored_path
 from .clip_file import clip_file, clip_objects, clip_path, is_editable
 from .composite.operators import Peel4DComposite, Peel4DRemoveComposite
 from .import_clip import Peel4DImportClip, fit_box
+from .pack_clip import Peel4DPackClip
 
 
 def _active_clip(context: bpy.types.Context) -> bpy.types.Object | None:
@@ -185,6 +186,7 @@ class PEEL4D_MT_object(bpy.types.Menu):
         layout.operator(Peel4DFindMissingClips.bl_idname, icon="VIEWZOOM")
         layout.separator()
         layout.operator(Peel4DAddCropBox.bl_idname, icon="SELECT_INTERSECT")
+        layout.operator(Peel4DPackClip.bl_idname, icon="PACKAGE")
         layout.separator()
         layout.operator(Peel4DComposite.bl_idname, icon="NODE_COMPOSITING")
         layout.operator(Peel4DRemoveComposite.bl_idname, icon="X")

@@ -11,6 +11,7 @@ from .cameras import Peel4DUseCapturedFormat
 from .clip_file import clip_file
 from .clip_object import Peel4DAddCropBox, Peel4DFindMissingClips, Peel4DRelocateClip
 from .import_clip import Peel4DImportClip
+from .pack_clip import Peel4DPackClip
 from .render.engine import ENGINE_ID
 
 #: Built-in panels that list BLENDER_RENDER but show what Peel4D does not have; beginnings of names.
@@ -134,6 +135,8 @@ class _ClipPanel:
         column.active = False
         for line in facts(state.info, state.nbytes):
             column.label(text=line)
+        if state.info.codec == "baked":
+            layout.operator(Peel4DPackClip.bl_idname, icon="PACKAGE")
         return state.info
 
 

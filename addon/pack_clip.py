@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pack Clip: a smaller file of the active clip, made while Blender goes on."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, StringProperty
+
+from ..engine.clip.pack import Packed, PackSettings, pack
+from ..engine.errors import PeelError
+from ..engine.progress import Progress
+from .blend_paths import stored_path
+from .clip_file import clip_file, clip_path, is_editable
+
+#: Seconds between two looks at the thread.
+_INTERVAL = 0.2
+_DEFAULTS = PackSettings()
+
+
+class _Cancelled(Exception):
+    pass
+
+
+class _Packing:
+    """One run of `pack` in a thread of its own. packed or error is set once it is over."""
+
+    def __init__(self, source: str, output: str, settings: PackSettings) -> None:
+        self.packed: Packed | None = None
+        self.error: str | None = None
+        self.state = ""
+        self.share = 0.0
+        self._cancel = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(source, output, settings), name="peel4d-pack", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def cancel(self) -> None:
+        self._cancel.set()
+
+    def wait(self) -> None:
+        self._thread.join()
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self, source: str, output: str, settings: PackSettings) -> None:
+        try:
+            self.packed = pack(Path(source), Path(output), settings, progress=self._progress)
+        except _Cancelled:
+            self.error = ""
+        except (PeelError, OSError) as error:
+            self.error = str(error)
+        except Exception as error:  # nobody else would see it
+            self.error = f"{type(error).__name__}: {error}"
+
+    def _progress(self, progress: Progress) -> None:
+        if self._cancel.is_set():
+            raise _Cancelled
+        self.share = progress.step / max(progress.total, 1)
+        self.state = "Looking for the steps" if progress.stage == "search" else "Packing"
+
+
+class Peel4DPackClip(bpy.types.Operator):
+    """Write this clip to a smaller file that looks the same"""
+
+    bl_idname = "object.peel4d_pack_clip"
+    bl_label = "Pack Clip"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012 (Blender's own attribute)
+
+    filepath: StringProperty(name="File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filter_glob: StringProperty(default="*.p4d", options={"HIDDEN"})
+    check_existing: BoolProperty(default=True, options={"HIDDEN"})
+    goal: EnumProperty(
+        name="Goal",
+        items=(
+            ("COARSENESS", "Steps", "Choose how coarse the steps are"),
+            ("SIZE", "File Size", "As good as a file of this size can be"),
+            ("PSNR", "PSNR", "As small as pictures can be that differ so little"),
+        ),
+        default="COARSENESS",
+    )
+    coarseness: FloatProperty(
+        name="Coarseness",
+        description="1 costs some hundredths of a decibel; 2 is smaller and shows up close",
+        default=_DEFAULTS.coarseness,
+        min=0.1,
+        max=8.0,
+        soft_min=0.25,
+        soft_max=4.0,
+    )
+    megabytes: FloatProperty(
+        name="Megabytes", description="Largest size of the file", default=5.0, min=0.01
+    )
+    psnr: FloatProperty(
+        name="PSNR",
+        description="Of the packed pictures against the clip's, in its cameras, dB",
+        default=40.0,
+        min=20.0,
+        max=70.0,
+    )
+    prune: FloatProperty(
+        name="Leave Out Below",
+        description="Pixels that a point fills in an average camera's picture, at least",
+        default=_DEFAULTS.prune,
+        min=0.0,
+        max=10.0,
+    )
+    use_packed: BoolProperty(
+        name="Use It Here", description="Show the packed file in this object", default=True
+    )
+    relative_path: BoolProperty(name="Relative Path", default=True)
+
+    _packing: _Packing | None = None
+    _timer: bpy.types.Timer | None = None
+    _clip_name: str = ""
+    _output: str = ""
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        clip = context.object
+        if clip is None or not clip.peel4d.is_clip:
+            cls.poll_message_set("The active object shows no Peel4D clip")
+            return False
+        if clip_file(clip).info is None:
+            cls.poll_message_set("The clip's file cannot be read")
+            return False
+        return True
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        source = Path(clip_path(context.object))
+        self.filepath = str(source.with_name(f"{source.stem}_packed.p4d"))
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        layout.prop(self, "goal")
+        layout.prop(self, {"SIZE": "megabytes", "PSNR": "psnr"}.get(self.goal, "coarseness"))
+        layout.prop(self, "prune")
+        layout.prop(self, "use_packed")
+        row = layout.row()
+        row.active = self.use_packed
+        row.prop(self, "relative_path")
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        if not self.filepath:
+            self.report({"ERROR"}, "No file is chosen")
+            return {"CANCELLED"}
+        output = Path(bpy.path.abspath(self.filepath)).with_suffix(".p4d")
+        settings = PackSettings(
+            coarseness=self.coarseness,
+            prune=self.prune,
+            target_bytes=round(self.megabytes * 1e6) if self.goal == "SIZE" else None,
+            target_psnr=self.psnr if self.goal == "PSNR" else None,
+        )
+        self._clip_name = context.object.name
+        self._output = str(output)
+        self._packing = _Packing(clip_path(context.object), str(output), settings)
+        self._packing.start()
+        if bpy.app.background or context.window is None:
+            self._packing.wait()
+            return self._finish(context)
+        manager = context.window_manager
+        self._timer = manager.event_timer_add(_INTERVAL, window=context.window)
+        manager.progress_begin(0, 100)
+        manager.modal_handler_add(self)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        packing = self._packing
+        if event.type == "ESC" and event.value == "PRESS":
+            packing.cancel()
+            return {"RUNNING_MODAL"}
+        if event.type != "TIMER":
+            return {"PASS_THROUGH"}
+        if not packing.over:
+            context.window_manager.progress_update(round(100 * packing.share))
+            text = f"{packing.state} {packing.share:.0%}    Esc: stop"
+            context.workspace.status_text_set(text)
+            return {"PASS_THROUGH"}
+        self._stop_watching(context)
+        return self._finish(context)
+
+    def cancel(self, context: bpy.types.Context) -> None:
+        """Blender ends or loads another file."""
+        if self._packing is not None:
+            self._packing.cancel()
+            self._packing.wait()
+        self._stop_watching(context)
+
+    def _stop_watching(self, context: bpy.types.Context) -> None:
+        if self._timer is not None:
+            context.window_manager.event_timer_remove(self._timer)
+            context.window_manager.progress_end()
+            context.workspace.status_text_set(None)
+            self._timer = None
+
+    def _finish(self, context: bpy.types.Context) -> set[str]:
+        packing = self._packing
+        if packing.packed is None:
+            if packing.error:
+                self.report({"ERROR"}, packing.error)
+            else:
+                self.report({"INFO"}, "Stopped; nothing was written")
+            return {"CANCELLED"}
+        packed = packing.packed
+        clip = context.scene.objects.get(self._clip_name)
+        if self.use_packed and clip is not None and is_editable(clip):
+            clip.peel4d.filepath = stored_path(self._output, relative=self.relative_path)
+        self.report(
+            {"INFO"},
+            f"{packed.nbytes / 1e6:.2f} MB instead of {packed.source_nbytes / 1e6:.2f} MB, "
+            f"{packed.pruned:.0%} of the points left out",
+        )
+        return {"FINISHED"}
+
+
+def register() -> None:
+    bpy.utils.register_class(Peel4DPackClip)
+
+
+def unregister() -> None:
+    bpy.utils.unregister_class(Peel4DPackClip)
