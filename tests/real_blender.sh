@@ -21,4 +21,4 @@ if [ -z "${PEEL4D_EXTENSION:-}" ]; then
   PEEL4D_EXTENSION=build/peel4d-$("$python" -c 'import peel4d; print(peel4d.__version__)').zip
 fi
 export PEEL4D_EXTENSION PEEL4D_BLENDER_CHROOT=$chroot
-"$python" -m pytest tests/blender/test_real_blender.py tests/gui
+"$python" -m pytest ${PEEL4D_GUI_TESTS:-tests/blender/test_real_blender.py tests/gui}
