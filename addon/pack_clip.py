@@ -30,7 +30,7 @@ class _Packing:
     def __init__(self, source: str, output: str, settings: PackSettings) -> None:
         self.packed: Packed | None = None
         self.error: str | None = None
-        self.state = ""
+        self.state = "Packing"
         self.share = 0.0
         self._cancel = threading.Event()
         self._thread = threading.Thread(
@@ -106,11 +106,12 @@ class Peel4DPackClip(bpy.types.Operator):
         max=70.0,
     )
     prune: FloatProperty(
-        name="Leave Out Below",
-        description="Pixels that a point fills in an average camera's picture, at least",
+        name="Hidden Points",
+        description="Points of which the clip's cameras see less than this share are left out",
         default=_DEFAULTS.prune,
         min=0.0,
-        max=10.0,
+        max=0.5,
+        precision=3,
     )
     use_packed: BoolProperty(
         name="Use It Here", description="Show the packed file in this object", default=True

@@ -32,7 +32,7 @@ from peel4d.engine.render.splats import PackedSplats, Quantized
 from peel4d.engine.train.evaluate import evaluate
 from peel4d.engine.train.plan import Folder, load_plan
 
-COARSENESS = (0.25, 0.5, 1.0, 2.0, 4.0)
+COARSENESS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 
 
 def main() -> int:

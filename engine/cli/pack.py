@@ -52,9 +52,9 @@ def add_parser(commands) -> None:
         "--prune",
         type=_not_negative,
         default=_DEFAULTS.prune,
-        metavar="PX",
-        help="leave out points that fill less than so many pixels of an average camera's picture "
-        f"(default {_DEFAULTS.prune:g}; 0 keeps all)",
+        metavar="SHARE",
+        help="leave out points of which the cameras see less than this share, because they lie "
+        f"inside or are next to transparent (default {_DEFAULTS.prune:g}; 0 keeps all)",
     )
     parser.set_defaults(run=run)
 

@@ -18,7 +18,7 @@ from ..progress import Progress, ProgressCallback, silent
 from ..render.backend import Instance, render_scene
 from ..render.camera import Camera
 from ..render.core import IDENTITY
-from ..render.importance import importance
+from ..render.importance import visibility
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .clip import ClipInfo
@@ -40,15 +40,16 @@ class PackSettings:
     """How a clip is packed.
 
     codec: "predictive" or "baked". coarseness: factor of all steps of the predictive codec; 1 costs
-        some hundredths of a decibel against ground truth. prune: a point that fills less than so
-        many pixels of a camera's picture, on average over the clip's cameras, is left out; 0 keeps
-        all. target_bytes: of the file; target_psnr: dB of the packed pictures against the source's,
-        in the clip's cameras. Either looks for the coarseness that just meets it.
+        some hundredths of a decibel against ground truth.
+    prune: a point of a frame of whose disk the clip's cameras see less than this share, on average
+        over those that look at it, is left out: it is inside, or next to transparent. 0 keeps all.
+    target_bytes: of the file; target_psnr: dB of the packed pictures against the source's, in the
+        clip's cameras. Either looks for the coarseness that just meets it.
     """
 
     codec: str = Predictive.name
     coarseness: float = 1.0
-    prune: float = 0.05
+    prune: float = 0.01
     target_bytes: int | None = None
     target_psnr: float | None = None
 
@@ -170,8 +171,8 @@ class _Job:
     def _worth(self, splats: Splats) -> Splats:
         if self.settings.prune <= 0 or not self.cameras:
             return splats
-        weight = importance(splats, self.cameras, self.reader.info.settings)
-        return splats.select(weight >= self.settings.prune * len(self.cameras))
+        seen = visibility(splats, self.cameras, self.reader.info.settings)
+        return splats.select(seen >= self.settings.prune)
 
     def search(self, progress: ProgressCallback) -> float:
         """The coarseness that meets the target, or that of the settings."""
