@@ -13,6 +13,7 @@ from peel4d.engine.capture.capture import Capture, View
 from peel4d.engine.cli.benchmark import table
 from peel4d.engine.cli.main import main
 from peel4d.engine.train.quality import BASKETBALL, chosen_images, published
+from peel4d.engine.train.rate_distortion import COARSENESS, bd_rate
 
 TINY = ("--preset", "draft", "--steps", "15", "--background", "none")
 
@@ -57,6 +58,34 @@ def test_the_contact_sheet_shows_the_worst_and_the_median(folder):
     truth, render, error = rows[:, :96], rows[:, 96:192], rows[:, 192:]
     assert truth.max() > 150 and render.max() > 100
     np.testing.assert_allclose(error, np.minimum(4 * np.abs(truth - render), 255), atol=4)
+
+
+def test_rate_and_distortion_of_a_reconstruction(folder, tmp_path, capsys):
+    out = tmp_path / "rates"
+    command = ["benchmark", "rd", str(folder), "--output", str(out), "--region", "mask"]
+    assert main(command) == 0
+    assert "BD-rate" in capsys.readouterr().out
+    result = json.loads((out / "rd.json").read_text())
+    assert result["region"] == "mask" and result["scored"] == 4 and result["frames"] == 2
+    source, *packed = result["rows"]
+    assert source["codec"] == "baked" and len(packed) == 2 * 2 * len(COARSENESS)
+    for own, zstd in zip(packed[::2], packed[1::2], strict=True):
+        assert (own["codec"], zstd["codec"]) == ("predictive", "zstd")
+        assert own["psnr"] == zstd["psnr"] and own["points_per_frame"] == zstd["points_per_frame"]
+        assert own["decode_ms"] > 0 and own["encode_seconds"] > 0
+    sizes = [row["bytes_per_frame"] for row in packed[::2]][: len(COARSENESS)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert source["psnr"] - packed[0]["psnr"] < 0.1  # a quarter of the steps costs nothing
+    drawn = (out / "rd.svg").read_text()
+    assert drawn.count("<polyline") == 5 and drawn.endswith("</svg>")
+
+
+def test_bjontegaard_rate():
+    rates, psnrs = [1.0, 2.0, 4.0, 8.0], [30.0, 33.0, 35.0, 36.0]
+    first = list(zip(rates, psnrs, strict=True))
+    assert bd_rate(first, [(0.7 * rate, psnr) for rate, psnr in first]) == pytest.approx(-30)
+    assert bd_rate(first, first) == pytest.approx(0, abs=1e-6)
+    assert bd_rate(first, [(1.0, 40.0), (2.0, 41.0)]) is None
 
 
 def test_worst_and_median_of_few_images():

@@ -1,4 +1,4 @@
-"""`peel4d benchmark quality CAPTURE`."""
+"""`peel4d benchmark quality CAPTURE` and `peel4d benchmark rd DIR`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ _COLUMNS = (
 def add_parser(commands) -> None:
     parser = commands.add_parser(
         "benchmark",
-        help="measure a capture's quality, beside published numbers",
-        description="Train a capture, score its held-out views and compare with what is published. "
-        "Writes DIR/quality.json and the contact sheet DIR/quality.png.",
+        help="measure a capture's quality, or a clip's rate and distortion",
+        description="quality: train a capture, score its held-out views and compare with what is "
+        "published; writes DIR/quality.json and the contact sheet DIR/quality.png. rd: pack a "
+        "finished reconstruction at several sizes and score each; writes rd.json and rd.svg.",
     )
-    parser.add_argument("what", choices=("quality",), help="what is measured")
-    parser.add_argument("capture", type=Path, help="folder (or calibration file) of the capture")
+    parser.add_argument("what", choices=("quality", "rd"), help="what is measured")
+    parser.add_argument(
+        "capture",
+        type=Path,
+        help="folder (or calibration file) of the capture; rd: folder of a reconstruction",
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="default: quality-<name of the capture>"
     )
@@ -38,6 +43,8 @@ def add_parser(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.what == "rd":
+        return _rate(options)
     from ..worker.run import needs, run_plan
 
     if options.output is None:
@@ -68,6 +75,43 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(table(result))
         print(f"written: {options.output / 'quality.json'} and quality.png")
+    return 0
+
+
+def _rate(options: argparse.Namespace) -> int:
+    from ..atomic import write_text
+    from ..machine import machine, versions
+    from ..worker.run import needs
+
+    try:
+        from ..train import rate_distortion
+    except ModuleNotFoundError as error:
+        raise needs(error) from error
+    output = options.output or options.capture
+    with progress_reporter(json_lines=False) as progress:
+        result = rate_distortion.measure_rate(
+            options.capture, region=options.region, progress=progress
+        )
+    result |= {"machine": machine(), "versions": versions("numpy", "torch", "zstandard")}
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / "rd.json", json.dumps(result, indent=1) + "\n")
+    rate_distortion.draw(result, output / "rd.svg")
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return 0
+    print(f"region {result['region']}, {result['scored']} images of held-out views")
+    print(f"  {'codec':12}{'coarseness':>11}{'prune':>7}{'kB/frame':>10}{'PSNR':>10}{'decode':>10}")
+    for row in result["rows"]:
+        coarseness, prune = row["coarseness"] or "", "" if row["prune"] is None else row["prune"]
+        decode = "" if row["decode_ms"] is None else f"{row['decode_ms']:.1f} ms"
+        print(
+            f"  {row['codec']:12}{coarseness:>11}{prune:>7}{row['bytes_per_frame'] / 1e3:10.1f}"
+            f"{row['psnr']:7.3f} dB{decode:>10}"
+        )
+    for name, gain in result["bd_rate_percent"].items():
+        shown = "no PSNR in common" if gain is None else f"{gain:+.1f} %"
+        print(f"BD-rate of {name} against zstd: {shown}")
+    print(f"written: {output / 'rd.json'} and rd.svg")
     return 0
 
 

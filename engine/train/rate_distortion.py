@@ -1,0 +1,249 @@
+"""Rate and distortion of packed clips: PSNR of held-out views over bytes per frame.
+
+Frames are coded apart, so the baseline is what zstd makes of the very same lattices: their codes as
+byte planes of differences along the Morton curve. At one coarseness both have the same pictures.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import write_text
+from ..clip import morton, planes
+from ..clip.compression import Compressor
+from ..clip.pack import PackSettings, pack
+from ..clip.reader import ClipReader
+from ..errors import ReconstructionError
+from ..progress import Progress, ProgressCallback, silent
+from ..render.splats import PackedSplats, Quantized
+from .evaluate import evaluate
+from .plan import Folder, load_plan
+
+COARSENESS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
+#: Bytes that a frame's header takes in the baseline.
+_HEADER = 200
+#: Frames that are decoded to tell how long it takes.
+_TIMED = 20
+
+
+@dataclass(frozen=True)
+class Point:
+    """One clip. codec: "baked" (the source), "predictive" or "zstd" (the baseline).
+
+    bytes_per_frame: of the whole file. psnr, ssim: against the footage. encode_seconds, decode_ms:
+    of all frames, and of one; None for the source and the baseline.
+    """
+
+    codec: str
+    coarseness: float | None
+    prune: float | None
+    bytes_per_frame: int
+    points_per_frame: int
+    static_points: int
+    psnr: float
+    ssim: float
+    encode_seconds: float | None = None
+    decode_ms: float | None = None
+
+
+def measure_rate(
+    directory: Path,
+    *,
+    region: str = "full",
+    frames: int = 4,
+    progress: ProgressCallback = silent,
+) -> dict:
+    """Pack a finished reconstruction at several coarsenesses, with and without pruning, and score.
+
+    frames: so many of the clip's are scored, evenly spread. Returns {"region", "scored" images,
+    "frames" of the clip, "rows": `Point`s as dicts, "bd_rate_percent": {codec: against zstd}}.
+    Raises PeelError.
+    """
+    folder = Folder(Path(directory))
+    plan = load_plan(folder)
+    if not folder.clip.is_file():
+        raise ReconstructionError(
+            "the reconstruction is not finished", where=folder.root, hint="Go on with --resume"
+        )
+    step = max(1, len(plan.frames) // frames)
+    only = {(view, label) for label in plan.frames[::step] for view in plan.test_views}
+    prunes = (0.0, PackSettings().prune)
+    total = 1 + len(prunes) * len(COARSENESS)
+
+    def scored(clip: Path) -> dict[str, float]:
+        mean = evaluate(folder.root, region=region, clip=clip, only=only)["mean"]
+        return {name: round(mean[name], 4) for name in ("psnr", "ssim")}
+
+    rows = []
+    with ClipReader(folder.clip) as reader:
+        rows.append(_point("baked", None, None, reader, reader.total_nbytes, scored(folder.clip)))
+    progress(Progress("rate", len(rows), total))
+    done = 1
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "packed.p4d"
+        for prune in prunes:
+            for coarseness in COARSENESS:
+                begun = time.perf_counter()
+                pack(folder.clip, path, PackSettings(coarseness=coarseness, prune=prune))
+                seconds = round(time.perf_counter() - begun, 2)
+                scores = scored(path)
+                with ClipReader(path, cache_frames=1) as reader:
+                    common = coarseness, prune, reader
+                    times = {"encode_seconds": seconds, "decode_ms": _decoding(reader)}
+                    rows.append(
+                        _point("predictive", *common, reader.total_nbytes, {**scores, **times})
+                    )
+                    rows.append(_point("zstd", *common, _zstd_bytes(reader), scores))
+                done += 1
+                progress(Progress("rate", done, total))
+
+    def curve(codec: str, prune: float) -> list[tuple[float, float]]:
+        return [(r.bytes_per_frame, r.psnr) for r in rows if (r.codec, r.prune) == (codec, prune)]
+
+    baseline = curve("zstd", 0.0)
+    return {
+        "region": region,
+        "scored": len(only),
+        "frames": len(plan.frames),
+        "rows": [asdict(row) for row in rows],
+        "bd_rate_percent": {
+            "predictive": bd_rate(baseline, curve("predictive", 0.0)),
+            "predictive, pruned": bd_rate(baseline, curve("predictive", prunes[1])),
+        },
+    }
+
+
+def bd_rate(first: list[tuple[float, float]], second: list[tuple[float, float]]) -> float | None:
+    """Bytes of the second curve over those of the first at equal PSNR, percent, less 100.
+
+    first, second: (rate, PSNR) of at least two points. None where they have no PSNR in common.
+    Source: Bjontegaard, VCEG-M33: a cubic of log rate over PSNR, integrated over the common range.
+    """
+    low = max(min(psnr for _, psnr in curve) for curve in (first, second))
+    high = min(max(psnr for _, psnr in curve) for curve in (first, second))
+    if low >= high:
+        return None
+    means = []
+    for curve in (first, second):
+        rate, psnr = np.array(curve).T
+        # Around the middle, or the powers of 30 dB cancel.
+        fit = np.polynomial.Polynomial.fit(psnr, np.log(rate), min(3, len(curve) - 1))
+        area = fit.integ()
+        means.append((area(high) - area(low)) / (high - low))
+    return float(100 * (np.exp(means[1] - means[0]) - 1))
+
+
+def draw(result: dict, path: Path) -> None:
+    """The curves as an SVG picture: PSNR over kB per frame."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in result["rows"]:
+        name = row["codec"] + (", pruned" if row["prune"] else "")
+        series.setdefault(name, []).append((row["bytes_per_frame"] / 1e3, row["psnr"]))
+    every = [point for points in series.values() for point in points]
+    most = 1.05 * max(rate for rate, _ in every)
+    low, high = (edge(psnr for _, psnr in every) for edge in (min, max))
+    margin = 0.05 * max(high - low, 0.1)
+    low, high = low - margin, high + margin
+    width, height, left, bottom = 720, 440, 60, 40
+
+    def place(rate: float, psnr: float) -> str:
+        x = left + rate / most * (width - left - 20)
+        y = (height - bottom) * (1 - (psnr - low) / (high - low)) + 10
+        return f"{x:.1f},{y:.1f}"
+
+    colors = ("#222", "#1b7f79", "#c0392b", "#2c6fbb", "#d98e04")
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height + 20}" '
+        'font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    for tick in np.linspace(0, most, 6)[:-1]:
+        x, y = place(tick, low).split(",")
+        parts.append(
+            f'<text x="{x}" y="{float(y) + 16:.1f}" text-anchor="middle">{tick:.0f}</text>'
+        )
+    for tick in np.linspace(low, high, 6):
+        x, y = place(0, tick).split(",")
+        end = place(most, tick).split(",")[0]
+        parts.append(f'<line x1="{x}" y1="{y}" x2="{end}" y2="{y}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 6}" y="{y}" text-anchor="end">{tick:.2f}</text>')
+    for index, (name, points) in enumerate(series.items()):
+        color = colors[index % len(colors)]
+        line = " ".join(place(*point) for point in sorted(points))
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
+        for point in points:
+            x, y = place(*point).split(",")
+            parts.append(f'<circle cx="{x}" cy="{y}" r="3.5" fill="{color}"/>')
+        y = height - bottom - 20 * (len(series) - index)
+        parts.append(f'<text x="{width - 190}" y="{y}" fill="{color}">{name}</text>')
+    parts.append(f'<text x="{left}" y="{height + 12}">kB per frame; PSNR in dB</text></svg>')
+    write_text(path, "\n".join(parts))
+
+
+def _point(codec, coarseness, prune, reader: ClipReader, nbytes: int, scores: dict) -> Point:
+    info = reader.info
+    return Point(
+        codec,
+        coarseness,
+        prune,
+        round(nbytes / info.frame_count),
+        round(float(np.mean(info.points))),
+        info.static_points,
+        **scores,
+    )
+
+
+def _decoding(reader: ClipReader) -> float:
+    """Milliseconds from the file to codes, median of some frames."""
+    times = []
+    for index in range(min(reader.info.frame_count, _TIMED)):
+        begun = time.perf_counter()
+        reader.packed(index, static=False)
+        times.append(time.perf_counter() - begun)
+    return round(1e3 * float(np.median(times)), 2)
+
+
+def _zstd_bytes(reader: ClipReader) -> int:
+    """What the codes of a clip would take as byte planes, frame by frame."""
+    info = reader.info
+    total = reader.total_nbytes
+    for index in range(info.frame_count):
+        total += _plane_bytes(reader.packed(index, static=False)[0]) - reader.frame_nbytes(index)
+    if info.static_points:
+        total += _plane_bytes(reader.packed(0)[1])
+        total -= sum(row.nbytes for row in info.attributes if row.scope == "static")
+    return total
+
+
+def _plane_bytes(part: PackedSplats) -> int:
+    compressor = Compressor()
+
+    def size(raw: list[bytes]) -> int:
+        return sum(len(compressor.compress(plane)) for plane in raw)
+
+    total = _HEADER
+    for attribute in (part.position, part.radius, part.density, part.sh):
+        if not isinstance(attribute, Quantized):
+            raise ReconstructionError(
+                "a grid of more than 16 bits per axis has no baseline",
+                hint="Reconstruct without points far away from the subject",
+            )
+        codes = attribute.codes.T.astype(np.int64)
+        if attribute is part.position:
+            total += size(planes.split_sorted(morton.interleave(codes.T.astype(np.uint64))))
+            continue
+        for first in range(0, len(codes), 3):
+            rows = codes[first : first + 3]
+            nbytes = planes.word_bytes(int(rows.max(initial=0)))
+            colors = (False, True) if len(rows) == 3 else (False,)
+            total += min(
+                size(planes.split(rows, nbytes, delta=delta, color=color))
+                for delta in (False, True)
+                for color in colors
+            )
+    return total
