@@ -122,20 +122,20 @@ def bd_rate(first: list[tuple[float, float]], second: list[tuple[float, float]])
     """Bytes of the second curve over those of the first at equal PSNR, percent, less 100.
 
     first, second: (rate, PSNR) of at least two points. None where they have no PSNR in common.
-    Source: Bjontegaard, VCEG-M33: a cubic of log rate over PSNR, integrated over the common range.
+    Source: Bjontegaard, VCEG-M33, the mean of log rate over the common range of PSNR; between
+    points it is linear. One cubic through all of them, as there, swings where a curve saturates.
     """
-    low = max(min(psnr for _, psnr in curve) for curve in (first, second))
-    high = min(max(psnr for _, psnr in curve) for curve in (first, second))
+    curves = []
+    for points in (first, second):
+        rate, psnr = np.array(sorted(points, key=lambda point: point[1])).T
+        curves.append((psnr, np.log(rate)))
+    low, high = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
     if low >= high:
         return None
-    means = []
-    for curve in (first, second):
-        rate, psnr = np.array(curve).T
-        # Around the middle, or the powers of 30 dB cancel.
-        fit = np.polynomial.Polynomial.fit(psnr, np.log(rate), min(3, len(curve) - 1))
-        area = fit.integ()
-        means.append((area(high) - area(low)) / (high - low))
-    return float(100 * (np.exp(means[1] - means[0]) - 1))
+    grid = np.unique(np.clip(np.concatenate([[low, high], curves[0][0], curves[1][0]]), low, high))
+    difference = np.interp(grid, *curves[1]) - np.interp(grid, *curves[0])
+    mean = (0.5 * (difference[1:] + difference[:-1]) * np.diff(grid)).sum() / (high - low)
+    return float(100 * (np.exp(mean) - 1))
 
 
 def draw(result: dict, path: Path) -> None:
