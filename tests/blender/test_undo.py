@@ -117,6 +117,7 @@ CASES = {
     "scene.peel4d_rig_from_cameras": (select_rig, {}),
     "scene.peel4d_rig_mark": (lambda: None, {"action": "INVERT"}),
     "object.peel4d_relocate_clip": (lambda: activate("blob"), {"filepath": "{folder}/other.p4d"}),
+    "object.peel4d_pack_clip": (lambda: activate("blob"), {"filepath": "{folder}/packed.p4d"}),
     "object.peel4d_add_crop_box": (lambda: activate("blob"), {}),
     "file.peel4d_find_missing_clips": (lose_clip, {"directory": "{folder}"}),
     "camera.peel4d_use_captured_format": (lambda: activate("03"), {}),
