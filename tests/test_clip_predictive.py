@@ -201,6 +201,40 @@ def test_an_outlier_makes_the_grid_coarser_not_the_file_wrong():
     assert np.abs(found.position.max(axis=0)[0] - 3e6) < 3
 
 
+@pytest.mark.parametrize("coarseness", [1 / 32, 0.2, 0.5, 0.7, 1.0, 1.1, 16.0])
+def test_faint_points_move_no_others(coarseness):
+    splats = surface(400)
+    density = np.full(400, 0.3, np.float32)
+    steps = Steps().scaled(coarseness)
+    for faint in (0.3, 1e-5):
+        density[7] = faint
+        chunk = encode_predictive(
+            Splats(splats.position, splats.radius, density, splats.sh), steps, "here"
+        )
+        found = decode_predictive(chunk.data, 400, 1, "here").unpack().density
+        assert found.min() > 0
+        assert np.median(np.abs(found - 0.3)) <= 0.5 * steps.density * 1.001
+
+
+def test_radii_beyond_sense_do_not_spoil_the_others():
+    splats = surface(300)
+    radius = splats.radius.copy()
+    radius[3] = 1e-44
+    splats = Splats(splats.position, radius, splats.density, splats.sh)
+    chunk = encode_predictive(splats, Steps(), "here")
+    found = np.sort(decode_predictive(chunk.data, 300, 1, "here").unpack().radius)
+    np.testing.assert_allclose(found[1:], np.sort(radius)[1:], rtol=0.04)
+
+
+@pytest.mark.parametrize("name", ["position", "sh"])
+def test_what_no_reader_takes_is_not_written(name):
+    splats = surface(10)
+    parts = {key: getattr(splats, key).copy() for key in ("position", "radius", "density", "sh")}
+    parts[name].ravel()[:2] = 9e29, -9e29
+    with pytest.raises(ClipError, match="here"):
+        encode_predictive(Splats(**parts), Steps(), "here")
+
+
 def with_header(data: bytes, change) -> bytes:
     length = int.from_bytes(data[4:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -222,7 +256,9 @@ def with_header(data: bytes, change) -> bytes:
         lambda h: h.update(radius=[0.1, 0, 1 << 17]),
         lambda h: h.update(radius=[-0.1, 0, 10]),
         lambda h: h.update(radius=[0.1, 0, 0]),
-        lambda h: h.update(density=[0.1, 0.5, 10, 0]),
+        lambda h: h.update(radius=[10.0, -100, 10]),
+        lambda h: h.update(density=[0.1, 0.5, 10]),
+        lambda h: h.update(density=[0.1, -3, 10]),
         lambda h: h.update(sh=[]),
         lambda h: h.update(sh=h["sh"] * 3),
         lambda h: h.update(sh=[[1e30, 1, 10]] * 2),

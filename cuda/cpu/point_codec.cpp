@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <random>
 
 #include "range_coder.h"
 
@@ -92,6 +93,16 @@ uint64_t neighbour(uint64_t code, int axis, bool forward, uint64_t* outside, int
   return (code & ~mask) | moved;
 }
 
+// Different in every process: nobody can make a file whose nodes all fall into one place. What is in
+// a set does not depend on it.
+uint64_t set_seed() {
+  static const uint64_t seed = [] {
+    std::random_device device;
+    return static_cast<uint64_t>(device()) << 32 | device();
+  }();
+  return seed;
+}
+
 // The nodes of one level, to be asked for.
 class NodeSet {
  public:
@@ -119,7 +130,12 @@ class NodeSet {
 
  private:
   static constexpr uint64_t kNone = ~0ull;
-  size_t hash(uint64_t key) const { return (key * 0x9e3779b97f4a7c15ull >> 20) & mask_; }
+  size_t hash(uint64_t key) const {
+    key = (key ^ seed_) * 0x9e3779b97f4a7c15ull;
+    key = (key ^ (key >> 32)) * 0xd6e8feb86659fd93ull;
+    return (key ^ (key >> 32)) & mask_;
+  }
+  const uint64_t seed_ = set_seed();
   std::vector<uint64_t> table_;
   size_t mask_ = 0;
 };

@@ -18,8 +18,8 @@ from .clip import DAMAGED_HINT
 MAX_CODE = (1 << 24) - 1
 MAX_COMPONENTS = 64
 MAX_CELL_BITS = 21
-#: Return code of the core (peel4d.h).
-_DAMAGED = 5
+#: Return codes of the core (peel4d.h).
+_OUT_OF_MEMORY, _DAMAGED = 2, 5
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def decode_points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The Morton codes (N,) uint64 and the codes (C, N) int32 of `points` points.
 
-    Raises ClipError for a stream that no encoder has written.
+    Raises ClipError for a stream that no encoder has written, and MemoryError.
     """
     data = np.frombuffer(data, dtype=np.uint8)
     morton = np.empty(points, dtype=np.uint64)
@@ -84,6 +84,8 @@ def decode_points(
     )
     if result == _DAMAGED:
         raise ClipError("the coded points are damaged", where=where, hint=DAMAGED_HINT)
+    if result == _OUT_OF_MEMORY:
+        raise MemoryError
     check(result)
     return morton, codes
 

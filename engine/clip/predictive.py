@@ -28,6 +28,8 @@ CODEC = "predictive"
 MAGIC = b"P4DP"
 #: A renderer takes codes of 16 bits.
 _MAX_LEVELS = (1 << 16) - 1
+#: Radii are at least exp(-limit), at most exp(limit) units: what float32 holds, nearly.
+_LOG_LIMIT = 80.0
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,10 @@ def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
     order = np.argsort(codes, kind="stable")
     codes, cells = codes[order], cells[order]
 
-    radius = _Lattice.of(np.log(splats.radius[order].astype(np.float64))[None], steps.radius)
+    logarithm = np.log(splats.radius[order].astype(np.float64))[None]
+    radius = _Lattice.of(np.clip(logarithm, -_LOG_LIMIT, _LOG_LIMIT), steps.radius)
     # Half a step off zero: no density becomes nothing.
-    half = _short(0.5 * steps.density)
+    half = 0.5 * _short(steps.density)
     density = _Lattice.of(splats.density[order].astype(np.float64)[None] - half, steps.density)
     sh = splats.sh[order].reshape(count, -1).T
     bands = []
@@ -124,9 +127,10 @@ def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
         "bits": bits,
         "position": [step, *(int(v) for v in origin)],
         "radius": radius.header,
-        "density": [*density.header, half],
+        "density": density.header,
         "sh": [band.header for band in bands],
     }
+    _Header.of(Fields(header, where), splats.sh_degree)  # what no reader takes is not written
     rows = np.concatenate([radius.codes, density.codes, *(band.codes for band in bands)])
     rows = rows[_stored_order(len(bands))]
     components = _components(len(bands))
@@ -149,26 +153,17 @@ def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
 
 def decode_predictive(data: bytes, points: int, sh_degree: int, where: str) -> PackedSplats:
     """The points in a chunk, as `decode.decode_packed` gives those of a baked one."""
-    header, stream = _unpack(data, where)
-    if header.integer("points", 0, MAX_POINTS) != points:
-        raise header.fail("points", f"the {points} that clip.json announces")
+    fields, stream = _unpack(data, where)
+    if fields.integer("points", 0, MAX_POINTS) != points:
+        raise fields.fail("points", f"the {points} that clip.json announces")
     if points == 0:
         empty = Splats.empty(sh_degree)
         return PackedSplats(empty.position, empty.radius, empty.density, empty.sh)
-    bits = header.integer("bits", 1, MAX_CELL_BITS)
-    place = header.array("position", (4,))
-    reach = (np.abs(place[1:]) + (1 << bits)) * place[0]
-    if not (place[0] > 0 and (reach <= MAX_MAGNITUDE).all()):
-        raise header.fail("position", "a grid of cells")
-    radius = _scale(header, "radius", 3)
-    density = _scale(header, "density", 4)
-    bands = header.values.get("sh")
-    if not isinstance(bands, list) or not 1 <= len(bands) <= sh_degree + 1:
-        raise header.fail("sh", f"a list of 1 to {sh_degree + 1} bands")
-    scales = [_scale(Fields({"sh": band}, header.where), "sh", 3) for band in bands]
-    codes, rows = decode_points(stream, points, bits, _components(len(bands)), where)
+    header = _Header.of(fields, sh_degree)
+    radius, density, scales = header.radius, header.density, header.bands
+    codes, rows = decode_points(stream, points, header.bits, _components(len(scales)), where)
 
-    order = _stored_order(len(bands))
+    order = _stored_order(len(scales))
     highest = np.empty(len(rows))
     highest[0], highest[1] = radius[2], density[2]
     for band, scale in enumerate(scales):
@@ -186,12 +181,12 @@ def decode_predictive(data: bytes, points: int, sh_degree: int, where: str) -> P
         for component in range(own.start, own.stop):
             sh[component] = rows[natural[2 + component]]
         low[own], high[own], step[own] = _ends(scale)
-    r_low, r_high = (math.exp(min(max(edge, -80.0), 80.0)) for edge in _ends(radius)[:2])
+    r_low, r_high = (math.exp(edge) for edge in _ends(radius)[:2])
     table = log_table(r_low, r_high, int(radius[2]))
     d_low, d_high, d_step = _ends(density)
-    d_low, d_high = max(d_low + density[3], 0.0), min(d_high + density[3], 1.0)
+    d_low, d_high = d_low + 0.5 * d_step, min(d_high + 0.5 * d_step, 1.0)
     return PackedSplats(
-        _positions(codes, bits, place),
+        _positions(codes, header.bits, header.place),
         Quantized(_shared(rows[0].astype(_word(radius[2]))[:, None]), table=table),
         Quantized(
             _shared(rows[1].astype(_word(density[2]))[:, None]),
@@ -201,6 +196,39 @@ def decode_predictive(data: bytes, points: int, sh_degree: int, where: str) -> P
         ),
         Quantized(_shared(sh.T), low=low, high=high, step=step),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Header:
+    """The checked header of a chunk with points.
+
+    place: (4,) step of the grid and the lowest cell, in steps. radius, density, bands: lattices.
+    """
+
+    bits: int
+    place: np.ndarray
+    radius: tuple[float, ...]
+    density: tuple[float, ...]
+    bands: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, fields: Fields, sh_degree: int) -> _Header:
+        bits = fields.integer("bits", 1, MAX_CELL_BITS)
+        place = fields.array("position", (4,))
+        reach = (np.abs(place[1:]) + (1 << bits)) * place[0]
+        if not (place[0] > 0 and (reach <= MAX_MAGNITUDE).all()):
+            raise fields.fail("position", "a grid of cells")
+        radius = _scale(fields, "radius")
+        if max(map(abs, _ends(radius)[:2])) > _LOG_LIMIT + radius[0]:
+            raise fields.fail("radius", "a lattice of logarithms")
+        density = _scale(fields, "density")
+        if density[1] < 0:
+            raise fields.fail("density", "above zero")
+        bands = fields.values.get("sh")
+        if not isinstance(bands, list) or not 1 <= len(bands) <= sh_degree + 1:
+            raise fields.fail("sh", f"a list of 1 to {sh_degree + 1} bands")
+        scales = (_scale(Fields({"sh": band}, fields.where), "sh") for band in bands)
+        return cls(bits, place, radius, density, tuple(scales))
 
 
 def _positions(codes: np.ndarray, bits: int, place: np.ndarray) -> Quantized | np.ndarray:
@@ -243,10 +271,10 @@ def _shares(
     return dict(zip(("position", "radius", "density", "sh"), sizes, strict=True))
 
 
-def _scale(header: Fields, key: str, count: int) -> tuple[float, ...]:
-    """step, offset, levels and what else a lattice's header has."""
-    values = header.array(key, (count,))
-    step, offset, levels = values[:3]
+def _scale(header: Fields, key: str) -> tuple[float, ...]:
+    """step, offset and levels of a lattice."""
+    values = header.array(key, (3,))
+    step, offset, levels = values
     whole = offset == round(offset) and levels == round(levels)
     sensible = step > 0 and whole and 0 <= levels <= _MAX_LEVELS
     if not (sensible and (abs(offset) + levels) * step <= MAX_MAGNITUDE):
@@ -256,7 +284,7 @@ def _scale(header: Fields, key: str, count: int) -> tuple[float, ...]:
 
 def _ends(scale: Sequence[float]) -> tuple[float, float, float]:
     """Lowest value, highest value and step."""
-    step, offset, levels = scale[:3]
+    step, offset, levels = scale
     return offset * step, (offset + levels) * step, step
 
 
