@@ -13,7 +13,7 @@ from ..engine.clip.pack import Packed, PackSettings, pack
 from ..engine.errors import PeelError
 from ..engine.progress import Progress
 from .blend_paths import stored_path
-from .clip_file import clip_file, clip_path, is_editable
+from .clip_file import clip_file, clip_objects, clip_path, is_editable
 
 #: Seconds between two looks at the thread.
 _INTERVAL = 0.2
@@ -72,7 +72,8 @@ class Peel4DPackClip(bpy.types.Operator):
 
     bl_idname = "object.peel4d_pack_clip"
     bl_label = "Pack Clip"
-    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012 (Blender's own attribute)
+    # Not to be repeated or adjusted: it runs on after `execute` has returned.
+    bl_options = {"UNDO"}  # noqa: RUF012 (Blender's own attribute)
 
     filepath: StringProperty(name="File", subtype="FILE_PATH", options={"SKIP_SAVE"})
     filter_glob: StringProperty(default="*.p4d", options={"HIDDEN"})
@@ -120,7 +121,7 @@ class Peel4DPackClip(bpy.types.Operator):
 
     _packing: _Packing | None = None
     _timer: bpy.types.Timer | None = None
-    _clip_name: str = ""
+    _clip: int = 0
     _output: str = ""
 
     @classmethod
@@ -140,6 +141,13 @@ class Peel4DPackClip(bpy.types.Operator):
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
+    def check(self, _context: bpy.types.Context) -> bool:
+        """The file browser asks for what will be overwritten."""
+        name = bpy.path.ensure_ext(self.filepath, ".p4d")
+        changed = name != self.filepath
+        self.filepath = name
+        return changed
+
     def draw(self, _context: bpy.types.Context) -> None:
         layout = self.layout
         layout.use_property_split = True
@@ -155,20 +163,20 @@ class Peel4DPackClip(bpy.types.Operator):
         if not self.filepath:
             self.report({"ERROR"}, "No file is chosen")
             return {"CANCELLED"}
-        output = Path(bpy.path.abspath(self.filepath)).with_suffix(".p4d")
+        output = bpy.path.ensure_ext(bpy.path.abspath(self.filepath), ".p4d")
         settings = PackSettings(
             coarseness=self.coarseness,
             prune=self.prune,
             target_bytes=round(self.megabytes * 1e6) if self.goal == "SIZE" else None,
             target_psnr=self.psnr if self.goal == "PSNR" else None,
         )
-        self._clip_name = context.object.name
-        self._output = str(output)
-        self._packing = _Packing(clip_path(context.object), str(output), settings)
+        self._clip = context.object.session_uid
+        self._output = output
+        self._packing = _Packing(clip_path(context.object), output, settings)
         self._packing.start()
         if bpy.app.background or context.window is None:
             self._packing.wait()
-            return self._finish(context)
+            return self._finish()
         manager = context.window_manager
         self._timer = manager.event_timer_add(_INTERVAL, window=context.window)
         manager.progress_begin(0, 100)
@@ -188,7 +196,7 @@ class Peel4DPackClip(bpy.types.Operator):
             context.workspace.status_text_set(text)
             return {"PASS_THROUGH"}
         self._stop_watching(context)
-        return self._finish(context)
+        return self._finish()
 
     def cancel(self, context: bpy.types.Context) -> None:
         """Blender ends or loads another file."""
@@ -204,7 +212,7 @@ class Peel4DPackClip(bpy.types.Operator):
             context.workspace.status_text_set(None)
             self._timer = None
 
-    def _finish(self, context: bpy.types.Context) -> set[str]:
+    def _finish(self) -> set[str]:
         packing = self._packing
         if packing.packed is None:
             if packing.error:
@@ -213,9 +221,13 @@ class Peel4DPackClip(bpy.types.Operator):
                 self.report({"INFO"}, "Stopped; nothing was written")
             return {"CANCELLED"}
         packed = packing.packed
-        clip = context.scene.objects.get(self._clip_name)
-        if self.use_packed and clip is not None and is_editable(clip):
-            clip.peel4d.filepath = stored_path(self._output, relative=self.relative_path)
+        if self.use_packed:
+            clips = [clip for clip in clip_objects() if clip.session_uid == self._clip]
+            if clips and is_editable(clips[0]):
+                stored = stored_path(self._output, relative=self.relative_path)
+                clips[0].peel4d.filepath = stored
+            else:
+                self.report({"WARNING"}, "The clip's object is gone; import the packed file")
         self.report(
             {"INFO"},
             f"{packed.nbytes / 1e6:.2f} MB instead of {packed.source_nbytes / 1e6:.2f} MB, "

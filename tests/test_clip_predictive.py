@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -348,6 +349,37 @@ def test_packing_to_a_size(clip, tmp_path):
     with pytest.raises(ClipError, match="cannot be met"):
         pack(clip, tmp_path / "b.p4d", PackSettings(target_bytes=5000))
     assert not (tmp_path / "b.p4d").exists()
+
+
+def test_a_size_holds_where_the_sample_is_not_the_clip(tmp_path):
+    """Of eight frames 0, 1, 2, 4, 5 and 7 are looked at; the others are three times as large."""
+    frames = [surface(3000 if index in (3, 6) else 1000, seed=index) for index in range(8)]
+    source, output = tmp_path / "source.p4d", tmp_path / "packed.p4d"
+    write_clip(source, frames, fps=25)
+    packed = pack(source, output, PackSettings(target_bytes=60_000))
+    assert 0.6 * 60_000 < packed.nbytes <= 60_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed.p4d", "source.p4d"]
+
+
+def test_packing_can_be_stopped(clip, tmp_path):
+    """What the callback raises ends the work at once, and no thread is left at a closed file."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress):
+        if progress.step == 2:
+            raise Stop
+
+    for settings in (
+        PackSettings(),
+        PackSettings(target_psnr=35),
+        PackSettings(target_bytes=80_000),
+    ):
+        with pytest.raises(Stop):
+            pack(clip, tmp_path / "a.p4d", settings, progress=stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.p4d"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 
 def test_packing_to_a_psnr(clip, tmp_path):

@@ -7,7 +7,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +26,7 @@ from ..render.splats import Splats
 from .clip import ClipInfo
 from .codecs import DECODERS, Baked, Encoder, Predictive
 from .reader import ClipReader
+from .schema import encode_info
 from .writer import write_clip
 
 T = TypeVar("T")
@@ -33,6 +36,10 @@ CODECS = (Predictive.name, Baked.name)
 #: steps' factor): 2 % of the steps, about 0.1 dB or 1 % of the bytes.
 _SAMPLED_FRAMES, _SAMPLED_CAMERAS = 6, 4
 _FINEST, _COARSEST, _SEARCH_STEPS = -5.0, 4.0, 9
+#: Bytes of a frame's entries in the archive, and what else a head may need.
+_ENTRY, _HEAD_RESERVE = 130, 1024
+#: How often a size is tried.
+_TRIALS = 4
 
 
 @dataclass(frozen=True)
@@ -87,46 +94,21 @@ def pack(
         )
     with ClipReader(source, cache_frames=1) as reader:
         job = _Job(reader, settings)
-        coarseness = job.search(progress)
-        encoder = job.encoder(coarseness)
-        kept = before = 0
-
-        def frames() -> Iterator[Splats]:
-            nonlocal kept, before
-            for index, splats in enumerate(_in_threads(job.pruned, range(reader.info.frame_count))):
-                kept, before = kept + len(splats), before + reader.info.points[index]
-                progress(Progress("pack", index + 1, reader.info.frame_count))
-                yield splats
-
-        static = job.static()
-        if static is not None:
-            kept, before = kept + len(static), before + reader.info.static_points
-        info = write_clip(
-            output,
-            frames(),
-            fps=reader.info.fps,
-            cameras=reader.info.cameras,
-            settings=reader.info.settings,
-            provenance={
-                **reader.info.provenance,
-                "packed": {
-                    "codec": settings.codec,
-                    "coarseness": coarseness,
-                    "prune": settings.prune,
-                },
-            },
-            first_frame=reader.info.first_frame,
-            up=reader.info.up,
-            static=static,
-            encoder=encoder,
-        )
-        return Packed(
-            info,
-            output.stat().st_size,
-            reader.total_nbytes,
-            1 - kept / before if before else 0.0,
-            coarseness,
-        )
+        target, budget = settings.target_bytes, settings.target_bytes
+        trial = output if target is None else output.with_name(f".{output.name}.trial")
+        try:
+            for _ in range(_TRIALS):
+                packed = job.write(trial, job.search(budget, progress), progress)
+                if target is None or packed.nbytes <= target:
+                    if trial != output:
+                        trial.replace(output)
+                    return packed
+                # Frames that were not in the sample are larger.
+                budget -= 2 * (packed.nbytes - target)
+            raise job.unreachable()
+        finally:
+            if trial != output:
+                trial.unlink(missing_ok=True)
 
 
 class _Job:
@@ -152,6 +134,58 @@ class _Job:
                 hint="Use --target-size instead",
             )
         self._static: Splats | None = None
+        self._sample: list[tuple[int, Splats]] = []
+
+    def write(self, output: Path, coarseness: float, progress: ProgressCallback) -> Packed:
+        """The clip with these steps."""
+        reader, settings = self.reader, self.settings
+        info, static = reader.info, self.static()
+        kept, before = (0, 0) if static is None else (len(static), info.static_points)
+
+        def frames() -> Iterator[Splats]:
+            nonlocal kept, before
+            with closing(_in_threads(self.pruned, range(info.frame_count))) as pruned:
+                for index, splats in enumerate(pruned):
+                    kept, before = kept + len(splats), before + info.points[index]
+                    progress(Progress("pack", index + 1, info.frame_count))
+                    yield splats
+
+        with closing(frames()) as source:
+            written = write_clip(
+                output,
+                source,
+                fps=info.fps,
+                cameras=info.cameras,
+                settings=info.settings,
+                provenance={
+                    **info.provenance,
+                    "packed": {
+                        "codec": settings.codec,
+                        "coarseness": coarseness,
+                        "prune": settings.prune,
+                    },
+                },
+                first_frame=info.first_frame,
+                up=info.up,
+                static=static,
+                encoder=self.encoder(coarseness),
+            )
+        return Packed(
+            written,
+            output.stat().st_size,
+            reader.total_nbytes,
+            1 - kept / before if before else 0.0,
+            coarseness,
+        )
+
+    def unreachable(self) -> ClipError:
+        """The error for a target that no steps meet."""
+        size = self.settings.target_bytes is not None
+        return ClipError(
+            "the target cannot be met with any steps",
+            where=self.reader.path,
+            hint="Ask for a larger file" if size else "Ask for a lower PSNR, or --prune 0",
+        )
 
     def encoder(self, coarseness: float) -> Encoder:
         if self.settings.codec == Baked.name:
@@ -174,62 +208,64 @@ class _Job:
         seen = visibility(splats, self.cameras, self.reader.info.settings)
         return splats.select(seen >= self.settings.prune)
 
-    def search(self, progress: ProgressCallback) -> float:
-        """The coarseness that meets the target, or that of the settings."""
-        count = self.reader.info.frame_count
-        if self.settings.target_bytes is not None:
-            wanted = self._fits
-        elif self.settings.target_psnr is not None:
-            wanted = self._good
-        else:
+    def search(self, budget: int | None, progress: ProgressCallback) -> float:
+        """The coarseness that meets the target, or that of the settings. budget: of a file."""
+        if budget is None and self.settings.target_psnr is None:
             return self.settings.coarseness
-        chosen = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED_FRAMES)).astype(int))
-        sample = [(int(index), self.pruned(int(index))) for index in chosen]
+        fits = budget is not None
+        if not self._sample:
+            count = self.reader.info.frame_count
+            chosen = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED_FRAMES)).astype(int))
+            for index in chosen:
+                progress(Progress("search", 0, _SEARCH_STEPS))
+                self._sample.append((int(index), self.pruned(int(index))))
+
+        def wanted(exponent: float, step: int) -> bool:
+            watch = partial(progress, Progress("search", step, _SEARCH_STEPS))
+            if fits:
+                return self._nbytes(2.0**exponent, watch) <= budget
+            return self._psnr(2.0**exponent, watch) >= self.settings.target_psnr
+
         low, high = _FINEST, _COARSEST
         # Smaller files and worse pictures both lie at the coarse end.
-        fits = self.settings.target_bytes is not None
-        if not wanted(2.0 ** (high if fits else low), sample):
-            raise ClipError(
-                "the target cannot be met with any steps",
-                where=self.reader.path,
-                hint="Ask for a larger file" if fits else "Ask for a lower PSNR, or --prune 0",
-            )
+        if not wanted(high if fits else low, 0):
+            raise self.unreachable()
         for step in range(_SEARCH_STEPS):
             middle = 0.5 * (low + high)
-            if wanted(2.0**middle, sample) == fits:
+            if wanted(middle, step + 1) == fits:
                 high = middle
             else:
                 low = middle
-            progress(Progress("search", step + 1, _SEARCH_STEPS))
         return 2.0 ** (high if fits else low)
 
-    def _fits(self, coarseness: float, sample: Sequence[tuple[int, Splats]]) -> bool:
-        encoder = self.encoder(coarseness)
-        sizes = _in_threads(lambda one: len(encoder.encode(one[1], "sample").data), sample)
-        frames = np.mean(list(sizes)) * self.reader.info.frame_count
-        static = self.static()
-        fixed = (
-            0 if static is None else len(encoder.encode(static, "static points", static=True).data)
-        )
-        # Directory entries and clip.json: what the source has, too.
-        head = 130 * self.reader.info.frame_count + 400 * len(self.reader.info.cameras) + 4096
-        return frames + fixed + head <= self.settings.target_bytes
+    def _nbytes(self, coarseness: float, watch: Callable[[], None]) -> float:
+        """About what a file with these steps takes."""
+        encoder, info = self.encoder(coarseness), self.reader.info
+        sizes = []
+        for _, splats in self._sample:
+            watch()
+            sizes.append(len(encoder.encode(splats, "sample").data))
+        static, fixed = self.static(), 0
+        if static is not None:
+            fixed = len(encoder.encode(static, "static points", static=True).data)
+        head = len(encode_info(info, "sample")) + _HEAD_RESERVE
+        return float(np.mean(sizes) + _ENTRY) * info.frame_count + fixed + head
 
-    def _good(self, coarseness: float, sample: Sequence[tuple[int, Splats]]) -> bool:
+    def _psnr(self, coarseness: float, watch: Callable[[], None]) -> float:
+        """Of the sampled frames in some cameras, against the source."""
         encoder, info = self.encoder(coarseness), self.reader.info
         step = max(1, len(self.cameras) // _SAMPLED_CAMERAS)
         cameras = self.cameras[::step][:_SAMPLED_CAMERAS]
         static = self.static()
-        coded_static = (
-            () if static is None else (_through(encoder, static, info.sh_degree, static=True),)
-        )
+        coded = () if static is None else (_through(encoder, static, info.sh_degree, static=True),)
         errors = []
-        for index, splats in sample:
-            parts = (_through(encoder, splats, info.sh_degree), *coded_static)
+        for index, splats in self._sample:
+            parts = (_through(encoder, splats, info.sh_degree), *coded)
             original = [part.unpack() for part in self.reader.packed(index)]
             for camera in cameras:
+                watch()
                 errors.append(_error(original, parts, camera, info.settings))
-        return -10 * math.log10(max(float(np.mean(errors)), 1e-12)) >= self.settings.target_psnr
+        return -10 * math.log10(max(float(np.mean(errors)), 1e-12))
 
 
 def _through(encoder: Encoder, splats: Splats, sh_degree: int, *, static: bool = False) -> Splats:
@@ -255,7 +291,8 @@ def _error(
 def _in_threads(function: Callable[[T], object], items: Iterable[T]) -> Iterator:
     """`map`, a few items ahead: numpy and the core work without Python's lock."""
     workers = min(os.cpu_count() or 1, 8)
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         waiting: deque[Future] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -263,3 +300,5 @@ def _in_threads(function: Callable[[T], object], items: Iterable[T]) -> Iterator
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
