@@ -104,7 +104,7 @@ def pack(
                         trial.replace(output)
                     return packed
                 # Frames that were not in the sample are larger.
-                budget -= 2 * (packed.nbytes - target)
+                budget = int(0.98 * budget * target / packed.nbytes)
             raise job.unreachable()
         finally:
             if trial != output:
