@@ -7,9 +7,7 @@ The header lists the blocks of the chunk; docs/clip-format.md has the details.
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +17,7 @@ from ..render.splats import Splats
 from . import planes
 from .clip import MAX_DECODED_BYTES, MAX_MAGNITUDE, MAX_POINTS
 from .compression import Compressor
+from .envelope import wrap
 from .quantize import (
     MAX_LOG_LEVELS,
     Precision,
@@ -31,8 +30,6 @@ from .quantize import (
 from .schema import point_nbytes
 
 MAGIC = b"P4DB"
-PREFIX = struct.Struct("<4sI")
-MAX_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +56,7 @@ def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
     """
     splats = visible(splats, where)
     if len(splats) == 0:
-        return Chunk(_pack(0, "", [], []), 0, 0, None, {}, {})
+        return Chunk(_wrapped(0, "", [], []), 0, 0, None, {}, {})
     low, high, step = position_grid(splats.position, float(np.median(splats.radius)), precision)
     codes = quantize_position(splats.position, low, step)
     order = np.argsort(codes, kind="stable")
@@ -92,7 +89,7 @@ def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
         writer.add_codes("sh", first, "linear", codes, s_low, s_high, levels)
 
     return Chunk(
-        data=_pack(len(splats), writer.compressor.method, writer.blocks, writer.payload),
+        data=_wrapped(len(splats), writer.compressor.method, writer.blocks, writer.payload),
         points=len(splats),
         sh_degree=splats.sh_degree,
         bounds=np.stack([low, high]),
@@ -210,9 +207,8 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _pack(
+def _wrapped(
     points: int, compression: str, blocks: list[dict[str, object]], payload: list[bytes]
 ) -> bytes:
     header = {"points": points, "compression": compression, "blocks": blocks}
-    text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode("ascii")
-    return b"".join([PREFIX.pack(MAGIC, len(text)), text, *payload])
+    return wrap(MAGIC, header, payload)

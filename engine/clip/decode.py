@@ -10,10 +10,11 @@ import numpy as np
 from ..errors import ClipError
 from ..render.splats import SH_COUNTS, PackedSplats, Quantized, Splats
 from . import morton, planes
-from .chunk import MAGIC, MAX_HEADER_BYTES, PREFIX
+from .chunk import MAGIC
 from .clip import DAMAGED_HINT, MAX_POINTS
 from .compression import Decompressor
-from .fields import Fields, parse_object
+from .envelope import unwrap
+from .fields import Fields
 from .quantize import (
     MAX_LEVELS,
     MAX_LOG_LEVELS,
@@ -37,7 +38,7 @@ def decode_packed(data: bytes, points: int, sh_degree: int, where: str) -> Packe
     Blocks of attributes that this program does not know are skipped. Raises ClipError for anything
     that is not as specified.
     """
-    header, payload = _unpack(data, where)
+    header, payload = unwrap(data, MAGIC, "baked", where)
     if header.integer("points", 0, MAX_POINTS) != points:
         raise header.fail("points", f"the {points} that clip.json announces")
     components = {"position": 3, "radius": 1, "density": 1, "sh": 3 * SH_COUNTS[sh_degree]}
@@ -70,17 +71,6 @@ def decode_packed(data: bytes, points: int, sh_degree: int, where: str) -> Packe
 def decode_chunk(data: bytes, points: int, sh_degree: int, where: str) -> Splats:
     """The points in a chunk as plain numbers; `decode_packed` says what it takes and raises."""
     return decode_packed(data, points, sh_degree, where).unpack()
-
-
-def _unpack(data: bytes, where: str) -> tuple[Fields, memoryview]:
-    """The header of a chunk and what follows it."""
-    if len(data) < PREFIX.size or data[:4] != MAGIC:
-        raise ClipError("not a chunk of a baked clip", where=where, hint=DAMAGED_HINT)
-    length = PREFIX.unpack_from(data)[1]
-    end = PREFIX.size + length
-    if length > MAX_HEADER_BYTES or end > len(data):
-        raise ClipError("its header does not fit", where=where, hint=DAMAGED_HINT)
-    return parse_object(data[PREFIX.size : end], where), memoryview(data)[end:]
 
 
 def _blocks(
@@ -140,8 +130,8 @@ def _decode_position(
         morton.deinterleave(codes, cells[:, start : start + len(codes)])
         start += len(codes)
     if not narrow:
-        return _shared(dequantize_position(cells, low, high, step))
-    return Quantized(_shared(cells.T), low=low, high=high, step=np.full(3, step))
+        return shared(dequantize_position(cells, low, high, step))
+    return Quantized(shared(cells.T), low=low, high=high, step=np.full(3, step))
 
 
 @dataclass(frozen=True)
@@ -212,8 +202,8 @@ def _decode_codes(
         step[b.rows] = (b.high - b.low) / max(b.levels, 1)
     codes[missing] = 0
     if table:
-        return Quantized(_shared(codes.T), table=log_table(b.low, b.high, b.levels))
-    return Quantized(_shared(codes.T), low=low, high=high, step=step)
+        return Quantized(shared(codes.T), table=log_table(b.low, b.high, b.levels))
+    return Quantized(shared(codes.T), low=low, high=high, step=step)
 
 
 def _decode_values(
@@ -229,9 +219,10 @@ def _decode_values(
             values[:, b.rows] = np.take(table, codes.T, mode="clip")
         else:
             values[:, b.rows] = dequantize_linear(codes.T, b.low, b.high, b.levels)
-    return _shared(values)
+    return shared(values)
 
 
-def _shared(array: np.ndarray) -> np.ndarray:
+def shared(array: np.ndarray) -> np.ndarray:
+    """The array, read-only from now on: readers hand it to everyone who asks."""
     array.setflags(write=False)
     return array

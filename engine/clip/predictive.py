@@ -8,7 +8,6 @@ neighbours in its own frame do (docs/clip-format.md has the measurement).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +17,11 @@ import numpy as np
 from ..errors import ClipError
 from ..render.splats import SH_COUNTS, PackedSplats, Quantized, Splats
 from . import morton
-from .chunk import MAX_HEADER_BYTES, PREFIX, Chunk, visible
+from .chunk import Chunk, visible
 from .clip import DAMAGED_HINT, MAX_MAGNITUDE, MAX_POINTS
-from .fields import Fields, parse_object
+from .decode import shared
+from .envelope import unwrap, wrap
+from .fields import Fields
 from .point_codec import MAX_CELL_BITS, Component, decode_points, encode_points
 from .quantize import SH_PEAK, dequantize_position, log_table
 
@@ -97,7 +98,7 @@ def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
     splats = visible(splats, where)
     count = len(splats)
     if count == 0:
-        return Chunk(_pack({"points": 0}, b""), 0, 0, None, {}, {})
+        return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {}, {})
     step = _short(steps.position * float(np.median(splats.radius)))
     extent = float((splats.position.max(axis=0) - splats.position.min(axis=0)).max())
     # Outliers far away make the grid coarser before they make it unaddressable.
@@ -137,7 +138,7 @@ def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
     stream = encode_points(codes, rows, bits, components)
     low, high = (edge * step for edge in (origin, origin + cells.max(axis=0)))
     return Chunk(
-        data=_pack(header, stream),
+        data=wrap(MAGIC, header, [stream]),
         points=count,
         sh_degree=splats.sh_degree,
         bounds=np.stack([low, high]),
@@ -153,7 +154,7 @@ def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
 
 def decode_predictive(data: bytes, points: int, sh_degree: int, where: str) -> PackedSplats:
     """The points in a chunk, as `decode.decode_packed` gives those of a baked one."""
-    fields, stream = _unpack(data, where)
+    fields, stream = unwrap(data, MAGIC, CODEC, where)
     if fields.integer("points", 0, MAX_POINTS) != points:
         raise fields.fail("points", f"the {points} that clip.json announces")
     if points == 0:
@@ -170,16 +171,13 @@ def decode_predictive(data: bytes, points: int, sh_degree: int, where: str) -> P
         highest[2 + 3 * band**2 : 2 + 3 * (band + 1) ** 2] = scale[2]
     if (rows.max(axis=1) > highest[order]).any():
         raise ClipError("a code is beyond its scale", where=where, hint=DAMAGED_HINT)
-    natural = np.empty(len(order), dtype=np.int64)
-    natural[order] = np.arange(len(order))
 
     total = 3 * SH_COUNTS[sh_degree]
     sh = np.zeros((total, points), dtype=_word(max(scale[2] for scale in scales)))
+    sh[order[2:] - 2] = rows[2:]
     low, high, step = np.zeros((3, total))
     for band, scale in enumerate(scales):
         own = slice(3 * band**2, 3 * (band + 1) ** 2)
-        for component in range(own.start, own.stop):
-            sh[component] = rows[natural[2 + component]]
         low[own], high[own], step[own] = _ends(scale)
     r_low, r_high = (math.exp(edge) for edge in _ends(radius)[:2])
     table = log_table(r_low, r_high, int(radius[2]))
@@ -187,14 +185,14 @@ def decode_predictive(data: bytes, points: int, sh_degree: int, where: str) -> P
     d_low, d_high = d_low + 0.5 * d_step, min(d_high + 0.5 * d_step, 1.0)
     return PackedSplats(
         _positions(codes, header.bits, header.place),
-        Quantized(_shared(rows[0].astype(_word(radius[2]))[:, None]), table=table),
+        Quantized(shared(rows[0].astype(_word(radius[2]))[:, None]), table=table),
         Quantized(
-            _shared(rows[1].astype(_word(density[2]))[:, None]),
+            shared(rows[1].astype(_word(density[2]))[:, None]),
             low=np.array([d_low]),
             high=np.array([d_high]),
             step=np.array([d_step]),
         ),
-        Quantized(_shared(sh.T), low=low, high=high, step=step),
+        Quantized(shared(sh.T), low=low, high=high, step=step),
     )
 
 
@@ -239,8 +237,8 @@ def _positions(codes: np.ndarray, bits: int, place: np.ndarray) -> Quantized | n
     morton.deinterleave(codes, cells)
     high = low + cells.max(axis=1) * step
     if not narrow:
-        return _shared(dequantize_position(cells, low, high, step))
-    return Quantized(_shared(cells.T), low=low, high=high, step=np.full(3, step))
+        return shared(dequantize_position(cells, low, high, step))
+    return Quantized(shared(cells.T), low=low, high=high, step=np.full(3, step))
 
 
 def _components(bands: int) -> tuple[Component, ...]:
@@ -296,23 +294,3 @@ def _short(value: float) -> float:
 
 def _word(levels: float) -> type:
     return np.uint8 if levels < 256 else np.uint16
-
-
-def _shared(array: np.ndarray) -> np.ndarray:
-    array.setflags(write=False)
-    return array
-
-
-def _pack(header: dict[str, object], stream: bytes) -> bytes:
-    text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode("ascii")
-    return b"".join([PREFIX.pack(MAGIC, len(text)), text, stream])
-
-
-def _unpack(data: bytes, where: str) -> tuple[Fields, memoryview]:
-    if len(data) < PREFIX.size or data[:4] != MAGIC:
-        raise ClipError("not a chunk of a predictive clip", where=where, hint=DAMAGED_HINT)
-    length = PREFIX.unpack_from(data)[1]
-    end = PREFIX.size + length
-    if length > MAX_HEADER_BYTES or end > len(data):
-        raise ClipError("its header does not fit", where=where, hint=DAMAGED_HINT)
-    return parse_object(data[PREFIX.size : end], where), memoryview(data)[end:]
