@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from chunk_header import with_header
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -78,15 +79,6 @@ def with_head(source: Path, target: Path, **changes: object) -> Path:
             inside = inside[int(part) if part.isdigit() else part]
         inside[last] = value
     return repacked(source, target, {"clip.json": json.dumps(head).encode()})
-
-
-def with_header(data: bytes, change) -> bytes:
-    """A chunk whose JSON header went through `change` (a function that edits it in place)."""
-    length = struct.unpack_from("<I", data, 4)[0]
-    header = json.loads(data[8 : 8 + length])
-    change(header)
-    text = json.dumps(header).encode()
-    return data[:4] + struct.pack("<I", len(text)) + text + data[8 + length :]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))

@@ -12,6 +12,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import zstandard
+from chunk_header import with_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,13 +59,6 @@ def split(data: bytes) -> tuple[dict, bytes]:
 def joined(header: dict, payload: bytes) -> bytes:
     text = json.dumps(header).encode()
     return b"P4DB" + struct.pack("<I", len(text)) + text + payload
-
-
-def with_header(data: bytes, change) -> bytes:
-    """A chunk whose JSON header went through `change` (a function that edits it in place)."""
-    header, payload = split(data)
-    change(header)
-    return joined(header, payload)
 
 
 def decoded_as_specified(data: bytes, degree: int) -> Splats:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 
 import numpy as np
 import pytest
+from chunk_header import with_header
 from scipy.spatial import cKDTree
 
 from peel4d.engine.clip import morton
@@ -234,14 +234,6 @@ def test_what_no_reader_takes_is_not_written(name):
     parts[name].ravel()[:2] = 9e29, -9e29
     with pytest.raises(ClipError, match="here"):
         encode_predictive(Splats(**parts), Steps(), "here")
-
-
-def with_header(data: bytes, change) -> bytes:
-    length = int.from_bytes(data[4:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    change(header)
-    text = json.dumps(header).encode()
-    return data[:4] + len(text).to_bytes(4, "little") + text + data[8 + length :]
 
 
 @pytest.mark.parametrize(
