@@ -32,6 +32,11 @@ class FinalRenders:
         self._timer = self._poll
         self.leaving = False
 
+    @property
+    def drawing(self) -> bool:
+        """Whether Blender has handed a picture over that is not finished yet."""
+        return self._count > 0
+
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         """A picture is being drawn."""

@@ -108,6 +108,16 @@ def start_animation():
     yield from w.until(is_rendering, "the animation renders")
 
 
+def until_it_draws():
+    """Wait until Peel4D draws a picture of the animation, or the animation ends.
+
+    Between two pictures Blender itself reads the scene in its job thread, with any engine, and may
+    crash when an object is removed meanwhile: its own rule is Render > Lock Interface.
+    """
+    renders = w.package("addon.render.running").FINAL_RENDERS
+    yield from w.until(lambda: renders.drawing or not is_rendering(), "Peel4D draws", 60)
+
+
 def close_render_window():
     """The window that a render opens takes the place of the viewport's; go back."""
     while len(bpy.context.window_manager.windows) > 1:
@@ -128,6 +138,8 @@ def render_and_edit():
         clip.peel4d.sequence_mode = ("CLIP", "REPEAT", "EXTEND", "PING_PONG")[edits % 4]
         clip.location.x = 0.01 * (edits % 3)
         clip.name = ("own", "renamed")[edits % 2]
+        if edits % 2 == 0:
+            yield from until_it_draws()
         if edits % 4 == 0:
             bpy.ops.object.select_all(action="DESELECT")
             clip.select_set(True)
@@ -140,6 +152,7 @@ def render_and_edit():
             bpy.ops.object.peel4d_add_crop_box()
             box = clip.peel4d.crop_object
             yield 0.1
+            yield from until_it_draws()
             clip.peel4d.crop_object = None
             bpy.data.objects.remove(box)
         yield 0.1
@@ -170,6 +183,8 @@ def escape():
 def delete_while_rendering():
     yield from start_animation()
     yield from w.until(lambda: "frame" in done, "the first frame")
+    yield from until_it_draws()
+    assert is_rendering()
     bpy.data.objects.remove(the_clip())
     yield from w.until(lambda: not is_rendering(), "the animation without its clip ends", 60)
     yield from close_render_window()
