@@ -90,7 +90,7 @@ class Peel4DPackClip(bpy.types.Operator):
     coarseness: FloatProperty(
         name="Coarseness",
         description="1 costs some hundredths of a decibel; 2 is smaller and shows up close",
-        default=_DEFAULTS.coarseness,
+        default=1.0,
         min=0.1,
         max=8.0,
         soft_min=0.25,
@@ -108,10 +108,11 @@ class Peel4DPackClip(bpy.types.Operator):
     )
     prune: FloatProperty(
         name="Hidden Points",
-        description="Points of which the clip's cameras see less than this share are left out",
+        description="Points that together make less than this share of the pictures of the clip's "
+        "cameras are left out",
         default=_DEFAULTS.prune,
         min=0.0,
-        max=0.5,
+        max=0.1,
         precision=3,
     )
     use_packed: BoolProperty(

@@ -49,6 +49,11 @@ class Steps:
     shading: float = 1 / 56
     dead_zone: float = 0.1
 
+    def coefficient(self, band: int, degree: int) -> float:
+        """Of the SH coefficients of a band, of points of a degree."""
+        color = self.shading / math.sqrt(degree) if band else self.color
+        return color / SH_PEAK[band]
+
     def scaled(self, factor: float) -> Steps:
         """All steps longer by a factor: the one number that rate and quality depend on."""
         return replace(
@@ -81,7 +86,7 @@ class _Lattice:
     def of(cls, values: np.ndarray, step: float, dead_zone: float = 0.0) -> _Lattice:
         """values: (C, N). The step grows until the codes fit into 16 bits."""
         extent = float(values.max()) - float(values.min())
-        step = _short(max(step, extent / (_MAX_LEVELS - 2)))
+        step = rounded_step(max(step, extent / (_MAX_LEVELS - 2)))
         scaled = values.astype(np.float64) / step
         whole = np.sign(scaled) * np.floor(np.abs(scaled) + 0.5 - dead_zone)
         low = int(whole.min())
@@ -93,16 +98,25 @@ class _Lattice:
         return [self.step, self.offset, self.levels]
 
 
-def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
-    """Quantise and code one frame. Raises ClipError as `encode_chunk` does."""
+def position_step(splats: Splats, steps: Steps) -> float:
+    """Width of the grid's cells, world units, for points of these radii; splats: at least one."""
+    return rounded_step(steps.position * float(np.median(splats.radius)))
+
+
+def encode_predictive(
+    splats: Splats, steps: Steps, where: str, *, cell: float | None = None
+) -> Chunk:
+    """Quantise and code one frame. cell: width of the grid's cells, instead of `position_step`.
+
+    Raises ClipError as `encode_chunk` does."""
     splats = visible(splats, where)
     count = len(splats)
     if count == 0:
         return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {}, {})
-    step = _short(steps.position * float(np.median(splats.radius)))
+    step = position_step(splats, steps) if cell is None else rounded_step(cell)
     extent = float((splats.position.max(axis=0) - splats.position.min(axis=0)).max())
     # Outliers far away make the grid coarser before they make it unaddressable.
-    step = _short(max(step, extent / ((1 << MAX_CELL_BITS) - 2)))
+    step = rounded_step(max(step, extent / ((1 << MAX_CELL_BITS) - 2)))
     cells = np.rint(splats.position.astype(np.float64) / step)
     origin = cells.min(axis=0)
     cells -= origin
@@ -113,15 +127,14 @@ def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
     logarithm = np.log(splats.radius[order].astype(np.float64))[None]
     radius = _Lattice.of(np.clip(logarithm, -_LOG_LIMIT, _LOG_LIMIT), steps.radius)
     # Half a step off zero: no density becomes nothing.
-    half = 0.5 * _short(steps.density)
+    half = 0.5 * rounded_step(steps.density)
     density = _Lattice.of(splats.density[order].astype(np.float64)[None] - half, steps.density)
     sh = splats.sh[order].reshape(count, -1).T
     bands = []
     for band in range(splats.sh_degree + 1):
-        color = steps.shading / math.sqrt(splats.sh_degree) if band else steps.color
         rows = sh[3 * band**2 : 3 * (band + 1) ** 2]
         dead_zone = steps.dead_zone if band else 0.0
-        bands.append(_Lattice.of(rows, color / SH_PEAK[band], dead_zone))
+        bands.append(_Lattice.of(rows, steps.coefficient(band, splats.sh_degree), dead_zone))
     bits = max(int(cells.max()).bit_length(), 1)
     header = {
         "points": count,
@@ -286,8 +299,8 @@ def _ends(scale: Sequence[float]) -> tuple[float, float, float]:
     return offset * step, (offset + levels) * step, step
 
 
-def _short(value: float) -> float:
-    """A number of four digits, at least as large: it is written into every frame."""
+def rounded_step(value: float) -> float:
+    """A number of four digits, at least as large: steps are written into every frame."""
     short = float(f"{value:.3e}")
     return short if short >= value else float(f"{value * 1.0006:.3e}")
 
