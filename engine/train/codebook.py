@@ -31,9 +31,9 @@ class CodebookSettings:
 
     zero: float = 1e-5
     keep: float = 0.3
-    sharing: float = 8.0
+    sharing: float = 16.0
     most: int = 4096
-    step: float = 1 / 16
+    step: float = 1 / 8
 
 
 def texel_importance(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 DECAY = 0.8
+#: A code is empty below this share of the mean code's weight.
+_EMPTY = 0.02
 
 
 def cluster(
@@ -30,8 +32,8 @@ def cluster(
     if count == 0:
         return np.zeros((0, vectors.shape[1]), np.float32), np.zeros(0, np.int64)
     weights = np.asarray(weights, dtype=np.float64) / max(float(np.mean(weights)), 1e-300)
-    seeds = random.choice(len(vectors), count, replace=False, p=weights / weights.sum())
-    codes = vectors[seeds].copy()
+    codes = _seeds(vectors, weights, count, random)
+    count = len(codes)
     mass, total = np.ones(count), codes.copy()
     for turn in range(rounds):
         nearest, error = _nearest(vectors, codes)
@@ -40,8 +42,8 @@ def cluster(
         mass = decay * mass + (1 - decay) * own
         total = decay * total + (1 - decay) * sums
         codes = total / np.maximum(mass, 1e-12)[:, None]
-        # A code that nothing is near to begins anew where the error is large.
-        empty = np.flatnonzero(own <= 0)
+        # A code that (next to) nothing is near to begins anew where the error is large.
+        empty = np.flatnonzero(own <= _EMPTY * own.mean())
         if len(empty) and turn < rounds - 5:
             worst = np.argsort(-error * weights)[: len(empty)]
             empty = empty[: len(worst)]
@@ -50,6 +52,21 @@ def cluster(
     nearest, _ = _nearest(vectors, codes)
     used, nearest = np.unique(nearest, return_inverse=True)
     return codes[used].astype(np.float32), nearest.reshape(-1)
+
+
+def _seeds(
+    vectors: np.ndarray, weights: np.ndarray, count: int, random: np.random.Generator
+) -> np.ndarray:
+    """Vectors to begin with, far from each other (k-means++, Arthur and Vassilvitskii 2007)."""
+    chosen = [int(random.choice(len(vectors), p=weights / weights.sum()))]
+    distance = np.full(len(vectors), np.inf)
+    while len(chosen) < count:
+        distance = np.minimum(distance, ((vectors - vectors[chosen[-1]]) ** 2).sum(axis=1))
+        odds = distance * weights
+        if odds.sum() <= 0:  # all vectors are seeds already
+            break
+        chosen.append(int(random.choice(len(vectors), p=odds / odds.sum())))
+    return vectors[chosen].copy()
 
 
 def _nearest(vectors: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
