@@ -16,7 +16,7 @@ from .console import progress_reporter
 _DEFAULTS = PackSettings()
 #: Codecs that need torch and the reconstruction (engine/train/pack_fields.py).
 FIELD_CODECS = ("codebook", "kplanes")
-_DYNAMIC = 0.1
+_DYNAMIC, _TUNING = 0.1, 300
 
 
 def add_parser(commands) -> None:
@@ -46,6 +46,13 @@ def add_parser(commands) -> None:
         default=1,
         metavar="N",
         help="processes that tune codes (default 1)",
+    )
+    parser.add_argument(
+        "--tuning",
+        type=_steps,
+        metavar="STEPS",
+        help="in which codes learn from the footage: so many for those that all frames share, two "
+        f"thirds for each fragment's own (default {_TUNING}; 0: none)",
     )
     parser.add_argument(
         "--dynamic",
@@ -140,6 +147,9 @@ def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Pac
             settings = FieldPackSettings(
                 codec=options.codec, coarseness=options.coarseness, prune=options.prune
             )
+            if options.tuning is not None:
+                steps = {"tuning": options.tuning, "dynamic_steps": 2 * options.tuning // 3}
+                settings = replace(settings, **steps)
             if options.dynamic is not None:
                 settings = replace(settings, dynamic=options.dynamic)
             return pack_fields(
@@ -159,6 +169,10 @@ def _share(text: str) -> float:
     if value > 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a share between 0 and 1")
     return value
+
+
+def _steps(text: str) -> int:
+    return 0 if text.strip() == "0" else positive_int(text)
 
 
 def _not_negative(text: str) -> float:

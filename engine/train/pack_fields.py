@@ -126,7 +126,8 @@ def pack_fields(
             yield kept.pop(label)
             progress(Progress("pack", number + 1, len(plan.frames)))
 
-    after = sum(map(len, kept.values()))
+    background = 0 if static is None else len(static)
+    before, after = before + background, sum(map(len, kept.values())) + background
     written = write_clip(
         output,
         frames(),
