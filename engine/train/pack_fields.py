@@ -44,14 +44,18 @@ class FieldPackSettings:
 
     codec: "codebook", or "kplanes" (planes as float16, the baseline). coarseness: factor of the
         steps of positions, colours and static points. prune: as in `clip.pack.PackSettings`.
-    codes: how planes become codes. fragment: frames that have dynamic codes in common. tuning:
-        steps in which a base's codes learn from the footage. dynamic: share of the codes that each
+    base_frames: that share a field; those of a trained one do anyway. distill_steps: for every
+        frame of a field that is fitted to points.
+    codes: how planes become codes. tuning: steps in which a base's codes learn from the footage.
+    fragment: frames that have dynamic codes in common. dynamic: share of the codes that each
         fragment has anew. dynamic_steps: in which these learn.
     """
 
     codec: str = codebook.NAME
     coarseness: float = 1.0
     prune: float = 0.01
+    base_frames: int = FRAGMENT_FRAMES
+    distill_steps: int = 60
     codes: CodebookSettings = field(default_factory=CodebookSettings)
     fragment: int = 5
     tuning: int = 300
@@ -94,10 +98,8 @@ def pack_fields(
     footage = None
     if settings.codec == codebook.NAME and (settings.tuning or settings.dynamic):
         footage = _footage(folder, plan, capture, max_memory)
-    units = [
-        plan.frames[first : first + FRAGMENT_FRAMES]
-        for first in range(0, len(plan.frames), FRAGMENT_FRAMES)
-    ]
+    size = FRAGMENT_FRAMES if plan.settings.model == "field" else settings.base_frames
+    units = [plan.frames[first : first + size] for first in range(0, len(plan.frames), size)]
     with tempfile.TemporaryDirectory() as place:
         bases: list[BaseJob] = []
         kept: dict[int, Splats] = {}
@@ -115,7 +117,7 @@ def pack_fields(
                 importance(splats, cameras, info.settings) if cameras else np.ones(len(splats))
                 for splats in frames
             ]
-            path = _field(folder, plan, unit, frames, weights, Path(place))
+            path = _field(folder, plan, unit, frames, weights, settings, Path(place))
             bases.append(BaseJob(path, unit, tuple(frames), tuple(weights)))
             progress(Progress("fields", number + 1, len(units)))
         shared = _encoded(bases, settings, footage, jobs, progress)
@@ -180,6 +182,7 @@ def _field(
     unit: Unit,
     frames: Sequence[Splats],
     weights: Sequence[np.ndarray],
+    settings: FieldPackSettings,
     place: Path,
 ) -> Path:
     """The checkpoint of a unit's field, which is made from its points where there is none."""
@@ -189,7 +192,8 @@ def _field(
         if labels == tuple(unit):
             return path
     spacing = float(load_tensors(folder.shared)[1]["spacing"])
-    distilled = distill(frames, weights, spacing, plan.settings)
+    steps = settings.distill_steps * len(unit)
+    distilled = distill(frames, weights, spacing, plan.settings, steps=steps)
     errors = ", ".join(f"{name} {error:.3f}" for name, error in distilled.errors.items())
     log.info("frames %d to %d: a field was fitted, errors: %s", unit[0], unit[-1], errors)
     path = place / f"{unit[0]:06d}.safetensors"
