@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from peel4d.engine.train.distill import distill
 from peel4d.engine.train.pack_fields import FieldPackSettings, pack_fields
 from peel4d.engine.train.plan import Folder, load_plan
 
-FEW = FieldPackSettings(tuning=3, dynamic_steps=3, fragment=2, codes=CodebookSettings(sharing=4))
+FEW = FieldPackSettings(
+    tuning=3, dynamic=0.1, dynamic_steps=3, fragment=2, codes=CodebookSettings(sharing=4)
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,8 @@ def test_the_command_packs_informs_and_scores(with_field, tmp_path):
 def test_frames_and_fragments_of_a_packed_reconstruction(with_field, tmp_path):
     packed = pack_fields(with_field, tmp_path / "a.p4d", FEW)
     assert [(f.first, f.frames, f.base) for f in packed.info.fragments] == [(0, 2, 0), (2, 1, 0)]
+    still = pack_fields(with_field, tmp_path / "c.p4d", replace(FEW, tuning=0, dynamic=0.0))
+    assert [(f.first, f.frames) for f in still.info.fragments] == [(0, 3)]
     again = pack_fields(with_field, tmp_path / "b.p4d", FEW)
     assert (tmp_path / "a.p4d").read_bytes() == (tmp_path / "b.p4d").read_bytes()
     assert again.nbytes == packed.nbytes

@@ -16,7 +16,7 @@ from .console import progress_reporter
 _DEFAULTS = PackSettings()
 #: Codecs that need torch and the reconstruction (engine/train/pack_fields.py).
 FIELD_CODECS = ("codebook", "kplanes")
-_DYNAMIC, _TUNING = 0.1, 300
+_TUNING = 300
 
 
 def add_parser(commands) -> None:
@@ -58,8 +58,8 @@ def add_parser(commands) -> None:
         "--dynamic",
         type=_share,
         metavar="SHARE",
-        help="of the codes that each fragment of 5 frames has anew (default "
-        f"{_DYNAMIC:g}; 0: none)",
+        help="of the codes that each fragment of 5 frames has anew, as 0.1 (default 0: none; they "
+        "pay for fields of many frames)",
     )
     quality = parser.add_mutually_exclusive_group()
     quality.add_argument(
