@@ -182,8 +182,8 @@ def test_other_versions(small, tmp_path):
         ClipReader(with_head(small, path, version=2))
     with pytest.raises(ClipError, match="version 0 is older"):
         ClipReader(with_head(small, path, version=0))
-    with pytest.raises(ClipError, match="codec 'codebook' is not known"):
-        ClipReader(with_head(small, path, codec="codebook"))
+    with pytest.raises(ClipError, match="codec 'wavelet' is not known"):
+        ClipReader(with_head(small, path, codec="wavelet"))
     with pytest.raises(ClipError, match="version 7 of the rendering rules"):
         ClipReader(with_head(small, path, render__footprint=7))
 

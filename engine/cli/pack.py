@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from ..clip.pack import CODECS, Fitter, PackSettings, pack
+from ..clip.pack import CODECS, Fitter, Packed, PackSettings, pack
 from ..errors import ClipError
 from ..progress import ProgressCallback
-from .arguments import parse_memory, positive_float
+from .arguments import parse_memory, positive_float, positive_int
 from .console import progress_reporter
 from .reconstruct import add_machine
 
 _DEFAULTS = PackSettings()
+#: Codecs that need torch and the reconstruction (engine/train/pack_fields.py).
+FIELD_CODECS = ("codebook", "kplanes")
+_TUNING = 300
 
 
 def add_parser(commands) -> None:
@@ -28,8 +32,30 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--codec",
         default=_DEFAULTS.codec,
-        choices=CODECS,
-        help="predictive (default): small; baked: as exact as 8-bit pixels are",
+        choices=CODECS + FIELD_CODECS,
+        help="predictive (default): small; baked: as exact as 8-bit pixels are; codebook: the "
+        "fields that frames share, for the smallest files, from DIR; kplanes: these as float16",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes that tune codes (default 1)",
+    )
+    parser.add_argument(
+        "--tuning",
+        type=_steps,
+        metavar="STEPS",
+        help="in which codes learn from the footage: so many for those that all frames share, two "
+        f"thirds for each fragment's own (default {_TUNING}; 0: none)",
+    )
+    parser.add_argument(
+        "--dynamic",
+        type=_share,
+        metavar="SHARE",
+        help="of the codes that each fragment of 5 frames has anew, as 0.1 (default 0: none; they "
+        "pay for fields of many frames)",
     )
     quality = parser.add_mutually_exclusive_group()
     quality.add_argument(
@@ -37,8 +63,8 @@ def add_parser(commands) -> None:
         type=positive_float,
         default=_DEFAULTS.coarseness,
         metavar="FACTOR",
-        help="of all steps of the predictive codec: 0.5 finer, 2 coarser (default 1, with "
-        "--capture 2)",
+        help="of the steps of positions and attributes: 0.5 finer, 2 coarser (default 1, of the "
+        "predictive codec with --capture 2)",
     )
     quality.add_argument(
         "--target-size",
@@ -65,7 +91,8 @@ def add_parser(commands) -> None:
         "--capture",
         type=Path,
         help="the footage that DIR was made from: fit the packed points to it, which takes a few "
-        "seconds per frame and makes clips smaller by a third at the same quality",
+        "seconds per frame and makes clips smaller by a third at the same quality; --codec "
+        "codebook always tunes its codes with it, and has to be told only where it was moved",
     )
     add_machine(parser)
     parser.set_defaults(run=run)
@@ -80,10 +107,13 @@ def run(options: argparse.Namespace) -> int:
         target_psnr=options.target_psnr,
     )
     with progress_reporter(json_lines=False) as progress:
-        fitter = None
-        if options.capture is not None:
-            fitter = _fitter(options, progress)
-        packed = pack(options.source, options.output, settings, fitter=fitter, progress=progress)
+        if options.codec in FIELD_CODECS:
+            packed = _pack_fields(options, progress)
+        else:
+            fitter = None if options.capture is None else _fitter(options, progress)
+            packed = pack(
+                options.source, options.output, settings, fitter=fitter, progress=progress
+            )
     frames = packed.info.frame_count
     result = {
         "clip": str(options.output),
@@ -120,6 +150,54 @@ def _fitter(options: argparse.Namespace, progress: ProgressCallback) -> Fitter:
     return Refit(
         options.source, options.capture, device=options.device, progress=progress, **memory
     )
+
+
+def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Packed:
+    from ..worker.run import explained, needs
+
+    if options.target_size is not None or options.target_psnr is not None:
+        raise ClipError(
+            "a target needs the predictive codec", hint="Use --coarseness with fields instead"
+        )
+    if not (options.source / "reconstruction.json").is_file():
+        raise ClipError(
+            "fields are packed from a reconstruction, which knows them; a clip does not",
+            where=options.source,
+            hint="Name the folder that `peel4d reconstruct` has made",
+        )
+    try:
+        with explained(options.source):
+            from ..train.pack_fields import FieldPackSettings, pack_fields
+
+            settings = FieldPackSettings(
+                codec=options.codec, coarseness=options.coarseness or 1.0, prune=options.prune
+            )
+            if options.tuning is not None:
+                steps = {"tuning": options.tuning, "dynamic_steps": 2 * options.tuning // 3}
+                settings = replace(settings, **steps)
+            if options.dynamic is not None:
+                settings = replace(settings, dynamic=options.dynamic)
+            return pack_fields(
+                options.source,
+                options.output,
+                settings,
+                capture=options.capture,
+                jobs=options.jobs,
+                progress=progress,
+            )
+    except ModuleNotFoundError as error:
+        raise needs(error) from error
+
+
+def _share(text: str) -> float:
+    value = _not_negative(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share between 0 and 1")
+    return value
+
+
+def _steps(text: str) -> int:
+    return 0 if text.strip() == "0" else positive_int(text)
 
 
 def _not_negative(text: str) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..render.splats import SH_C0
-from .points import Neighbours, PointTensors, Roughness, bounded_radius, logit, raw_radius
+from .points import PointTensors, bounded_radius, logit, raw_radius
 
 #: Space plane and the time plane that completes it, as indices into (x, y, z, t).
 PLANE_PAIRS = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3)))
@@ -33,6 +33,7 @@ class KPlanes(torch.nn.Module):
         extent = np.maximum(bounds[1] - bounds[0], 1e-12)
         self.register_buffer("low", torch.from_numpy(bounds[0]))
         self.register_buffer("extent", torch.from_numpy(extent))
+        self.resolutions, self.channels = tuple(resolutions), channels
         self.feature_count = channels * len(resolutions)
         self.levels = torch.nn.ModuleList()
         for resolution in resolutions:
@@ -97,7 +98,6 @@ class FieldPoints(torch.nn.Module):
         self.spacing = float(spacing)
         self.sh_count = (sh_degree + 1) ** 2
         self.time_steps = len(positions)
-        self._neighbours: list[Neighbours | None] = [None] * len(positions)
         self.anchors = torch.nn.ParameterList(
             torch.nn.Parameter(torch.from_numpy(np.array(p, np.float32)), requires_grad=False)
             for p in positions
@@ -120,13 +120,36 @@ class FieldPoints(torch.nn.Module):
         torch.nn.init.zeros_(self.heads[2].bias)
         self.register_buffer("start", torch.tensor([float(raw_radius(radius)), logit(density)]))
 
-    def roughness(self, step: int) -> Roughness:
-        """That of the fragment's frame number `step`; what the field gives is smooth by itself."""
-        neighbours = self._neighbours[step]
-        if neighbours is None:
-            neighbours = self._neighbours[step] = Neighbours(self.anchors[step], self.spacing)
-        none = self.offsets[step].new_zeros(())
-        return Roughness(*neighbours.roughness(self.offsets[step], self.colors[step]), none)
+    @property
+    def shape(self) -> dict:
+        """What, beside the tensors, it takes to make a model of the same shape."""
+        return {
+            "points": [len(offset) for offset in self.offsets],
+            "spacing": self.spacing,
+            "sh_degree": math.isqrt(self.sh_count) - 1,
+            "resolutions": list(self.field.resolutions),
+            "channels": self.field.channels,
+            "hidden": self.heads[0].out_features,
+            "bounds": torch.stack([self.field.low, self.field.low + self.field.extent]).tolist(),
+        }
+
+    @classmethod
+    def of_shape(cls, shape: dict) -> FieldPoints:
+        """A model of this shape, with arbitrary parameters. Raises KeyError, TypeError and
+        ValueError for what is none."""
+        nothing = [np.zeros((count, 3), np.float32) for count in shape["points"]]
+        return cls(
+            nothing,
+            nothing,
+            shape["spacing"],
+            np.array(shape["bounds"]),
+            sh_degree=shape["sh_degree"],
+            radius=0.5 * shape["spacing"],
+            density=0.5,
+            resolutions=tuple(shape["resolutions"]),
+            channels=shape["channels"],
+            hidden=shape["hidden"],
+        )
 
     def forward(self, step: int) -> PointTensors:
         """The points of the fragment's frame number `step`."""

@@ -22,11 +22,14 @@ from ..errors import ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.splats import PackedSplats, Quantized
 from .evaluate import evaluate
+from .pack_fields import CODECS as FIELD_CODECS
+from .pack_fields import FieldPackSettings, prepare_fields
 from .plan import Folder, load_plan
 
 COARSENESS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 #: Of points that are fitted to the footage, and what of them is left out: either costs pictures.
 FITTED = ((1.5, 0.003), (2.0, 0.003), (2.5, 0.006), (3.0, 0.01))
+FIELD_COARSENESS = (0.5, 1.0, 2.0)
 #: Bytes that a frame's header takes in the baseline.
 _HEADER = 200
 #: Frames that are decoded to tell how long it takes.
@@ -36,7 +39,7 @@ _TIMED = 20
 @dataclass(frozen=True)
 class Point:
     """One clip. codec: "baked" (the source), "predictive", "fitted" (predictive, its points fitted
-    to the footage) or "zstd" (the baseline).
+    to the footage), "zstd" (the baseline), "codebook" or "kplanes".
 
     bytes_per_frame: of the whole file. psnr, ssim: against the footage. encode_seconds, decode_ms:
     of all frames, and of one; None for the source and the baseline.
@@ -62,7 +65,8 @@ def measure_rate(
     fitter: Fitter | None = None,
     progress: ProgressCallback = silent,
 ) -> dict:
-    """Pack a finished reconstruction at several coarsenesses, with and without pruning, and score.
+    """Pack a finished reconstruction at several coarsenesses, with and without pruning, and score;
+    with a field also by the codecs of fields, tuned where the footage is there.
 
     fitter: packs it with fitted points, too, which takes minutes per clip. frames: so many of the
     clip's are scored, evenly spread. Returns {"region", "scored" images,
@@ -81,7 +85,8 @@ def measure_rate(
     runs = [("predictive", coarseness, prune) for prune in prunes for coarseness in COARSENESS]
     if fitter is not None:
         runs += [("fitted", *run) for run in FITTED]
-    total = 1 + len(runs)
+    fields = FIELD_CODECS if plan.settings.model == "field" else ()
+    total = 1 + len(runs) + len(fields) * len(FIELD_COARSENESS)
 
     def scored(clip: Path) -> dict[str, float]:
         mean = evaluate(folder.root, region=region, clip=clip, only=only)["mean"]
@@ -107,6 +112,19 @@ def measure_rate(
                     rows.append(_point("zstd", *common, _zstd_bytes(reader), scores))
             progress(Progress("rate", done + 2, total))
 
+        for codec in fields:
+            begun = time.perf_counter()
+            packer = prepare_fields(folder.root, FieldPackSettings(codec=codec))
+            seconds = round(time.perf_counter() - begun, 2)
+            for coarseness in FIELD_COARSENESS:
+                packer.write(path, coarseness)
+                scores = {**scored(path), "encode_seconds": seconds}
+                with ClipReader(path, cache_frames=1) as reader:
+                    scores["decode_ms"] = _decoding(reader)
+                    common = coarseness, prunes[1], reader
+                    rows.append(_point(codec, *common, reader.total_nbytes, scores))
+                progress(Progress("rate", len(rows), total))
+
     def points(codec: str, prune: float | None) -> list[tuple[float, float]]:
         return [
             (row.bytes_per_frame, row.psnr)
@@ -121,6 +139,8 @@ def measure_rate(
     }
     if fitter is not None:
         gains["fitted"] = bd_rate(baseline, points("fitted", None))
+    for codec in fields:
+        gains[f"{codec}, pruned"] = bd_rate(baseline, points(codec, prunes[1]))
     return {
         "region": region,
         "scored": len(only),

@@ -144,9 +144,9 @@ def picture_loss(
     return loss, error.detach()
 
 
-def regularization(model: Model, time_step: int, settings: TrainSettings) -> torch.Tensor | float:
-    """What keeps points alike that are neighbours, in a frame of the job. For points on lattices
-    it is the price of their bits."""
+def regularization(model: Model, settings: TrainSettings) -> torch.Tensor | float:
+    """What keeps points alike that are neighbours; a field does so by itself. For points on
+    lattices it is the price of their bits."""
     if isinstance(model, LatticePoints):
         return model.weight * model.bits() if model.weight else 0.0
     weights = Roughness(
@@ -155,9 +155,9 @@ def regularization(model: Model, time_step: int, settings: TrainSettings) -> tor
         settings.color_roughness,
         settings.shimmer,
     )
-    if not any(weights):
+    if isinstance(model, FieldPoints) or not any(weights):
         return 0.0
-    return sum(w * r for w, r in zip(weights, model.roughness(time_step), strict=True))
+    return sum(w * r for w, r in zip(weights, model.roughness(), strict=True))
 
 
 def train(
@@ -238,7 +238,7 @@ def train(
             rgba, depth = peel(*points, image.camera, settings.peel)
             recipe = recipes[step % 2]
             loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, recipe)
-            loss = loss + regularization(model, time_step, settings)
+            loss = loss + regularization(model, settings)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -1,0 +1,292 @@
+"""Packing a reconstruction into a clip that stores its fields, and not what they say.
+
+Every field of the reconstruction (FRAGMENT_FRAMES frames that were trained together) becomes a
+base; its frames are divided into fragments with dynamic codes of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..capture.detect import open_capture
+from ..clip import codebook, kplanes
+from ..clip.clip import ClipInfo
+from ..clip.codecs import FieldPoints as FieldEncoder
+from ..clip.fragment import EncodedField, EncodedFragment
+from ..clip.pack import Packed, PackSettings
+from ..clip.reader import ClipReader
+from ..clip.writer import write_clip
+from ..errors import CaptureError, ClipError, PeelError, ReconstructionError
+from ..progress import Progress, ProgressCallback, silent
+from ..render.importance import contribution, importance, least_important
+from ..render.splats import Splats
+from .checkpoint import load_field, load_splats, load_tensors, save_field
+from .codebook import CodebookSettings, texel_importance
+from .distill import distill
+from .field_jobs import BaseJob, ChangesJob, Footage, in_processes
+from .frames import Unit
+from .plan import FRAGMENT_FRAMES, Folder, Plan, load_plan
+from .plane_field import plane_field
+
+log = logging.getLogger(__name__)
+
+CODECS = (codebook.NAME, kplanes.NAME)
+
+
+@dataclass(frozen=True)
+class FieldPackSettings:
+    """How fields are packed.
+
+    codec: "codebook", or "kplanes" (planes as float16, the baseline). coarseness: factor of the
+        steps of positions, colours and static points. prune: as in `clip.pack.PackSettings`.
+    base_frames: that share a field; those of a trained one do anyway. distill_steps: for every
+        frame of a field that is fitted to points.
+    codes: how planes become codes. tuning: steps in which a base's codes learn from the footage.
+    fragment: frames that have dynamic codes in common. dynamic: share of the codes that each
+        fragment has anew, 0 for none: fields that are trained for 10 frames have a row of their
+        time planes for each, and gain next to nothing (docs/clip-format.md has the measurement).
+        dynamic_steps: in which dynamic codes learn.
+    """
+
+    codec: str = codebook.NAME
+    coarseness: float = 1.0
+    prune: float = PackSettings.prune
+    base_frames: int = FRAGMENT_FRAMES
+    distill_steps: int = 60
+    codes: CodebookSettings = field(default_factory=CodebookSettings)
+    fragment: int = 5
+    tuning: int = 300
+    dynamic: float = 0.0
+    dynamic_steps: int = 200
+
+
+def pack_fields(
+    directory: Path,
+    output: Path,
+    settings: FieldPackSettings | None = None,
+    *,
+    capture: Path | None = None,
+    jobs: int = 1,
+    max_memory: int = 4 << 30,
+    progress: ProgressCallback = silent,
+) -> Packed:
+    """Write the clip of a finished reconstruction with the codec "codebook" or "kplanes".
+
+    Where frames were trained without a field, one is fitted to their points first. capture: the
+    footage, if it is not where the reconstruction found it; without it codes cannot be tuned, which
+    is said. jobs: processes. Raises PeelError; an older `output` then stays as it was.
+    """
+    settings, output = settings or FieldPackSettings(), Path(output)
+    clip = Folder(Path(directory)).clip
+    if output.exists() and clip.exists() and output.samefile(clip):
+        raise ClipError(
+            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
+        )
+    packer = prepare_fields(
+        directory, settings, capture=capture, jobs=jobs, max_memory=max_memory, progress=progress
+    )
+    return packer.write(output, settings.coarseness, progress)
+
+
+def prepare_fields(
+    directory: Path,
+    settings: FieldPackSettings,
+    *,
+    capture: Path | None = None,
+    jobs: int = 1,
+    max_memory: int = 4 << 30,
+    progress: ProgressCallback = silent,
+) -> FieldPacker:
+    """Encode all fields of a reconstruction, which takes long; arguments as of `pack_fields`."""
+    if settings.codec not in CODECS:
+        raise ClipError(f"no codec of fields called '{settings.codec}'", hint=" or ".join(CODECS))
+    folder = Folder(Path(directory))
+    plan = load_plan(folder)
+    if not folder.clip.is_file():
+        raise ReconstructionError(
+            "the reconstruction is not finished", where=folder.root, hint="Go on with --resume"
+        )
+    with ClipReader(folder.clip) as reader:
+        info, source_nbytes = reader.info, reader.total_nbytes
+    cameras = [camera.camera() for camera in info.cameras if camera.train]
+    footage = None
+    if settings.codec == codebook.NAME and (settings.tuning or settings.dynamic):
+        footage = _footage(folder, plan, capture, max_memory)
+    size = FRAGMENT_FRAMES if plan.settings.model == "field" else settings.base_frames
+    units = [plan.frames[first : first + size] for first in range(0, len(plan.frames), size)]
+    with tempfile.TemporaryDirectory() as place:
+        bases: list[BaseJob] = []
+        worth: dict[int, np.ndarray] = {}
+        for number, unit in enumerate(units):
+            frames = []
+            for label in unit:
+                splats = load_splats(folder.frame(label))
+                worth[label] = np.ones(len(splats), dtype=bool)
+                if settings.prune > 0 and cameras:
+                    share = contribution(splats, cameras, info.settings)
+                    worth[label] = ~least_important(share, settings.prune)
+                frames.append(splats.select(worth[label]))
+            weights = [
+                importance(splats, cameras, info.settings) if cameras else np.ones(len(splats))
+                for splats in frames
+            ]
+            path = _field(folder, plan, unit, frames, weights, settings, Path(place))
+            planes = plane_field(load_field(path)[0])
+            bases.append(BaseJob(path, unit, tuple(texel_importance(planes, frames, weights))))
+            progress(Progress("fields", number + 1, len(units)))
+        shared = _encoded(bases, settings, footage, jobs, progress)
+    return FieldPacker(
+        folder, plan, info, source_nbytes, settings, worth, shared, footage is not None
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FieldPacker:
+    """Encoded fields, ready to be written with their points. info, source_nbytes: of the
+    reconstruction's clip. worth: per frame (N,) bool, the points to keep. tuned: whether codes have
+    learned from the footage."""
+
+    folder: Folder
+    plan: Plan
+    info: ClipInfo
+    source_nbytes: int
+    settings: FieldPackSettings
+    worth: dict[int, np.ndarray]
+    shared: EncodedField
+    tuned: bool
+
+    def write(
+        self, output: Path, coarseness: float = 1.0, progress: ProgressCallback = silent
+    ) -> Packed:
+        """The clip with these steps of positions, colours and static points. Raises PeelError."""
+        info, labels = self.info, self.plan.frames
+
+        def frames() -> Iterator[Splats]:
+            for number, label in enumerate(labels):
+                yield load_splats(self.folder.frame(label)).select(self.worth[label])
+                progress(Progress("pack", number + 1, len(labels)))
+
+        background = self.folder.background
+        static = load_splats(background) if background.is_file() else None
+        written = write_clip(
+            output,
+            frames(),
+            fps=info.fps,
+            cameras=info.cameras,
+            settings=info.settings,
+            provenance={
+                **info.provenance,
+                "packed": {
+                    "codec": self.settings.codec,
+                    "coarseness": coarseness,
+                    "prune": self.settings.prune,
+                    "tuned": self.tuned,
+                },
+            },
+            first_frame=info.first_frame,
+            up=info.up,
+            static=static,
+            encoder=FieldEncoder(self.shared).scaled(coarseness),
+        )
+        every = sum(map(len, self.worth.values())) + written.static_points
+        kept = sum(written.points) + written.static_points
+        return Packed(
+            written,
+            output.stat().st_size,
+            self.source_nbytes,
+            1 - kept / every if every else 0.0,
+            coarseness,
+        )
+
+
+def _footage(folder: Folder, plan: Plan, capture: Path | None, max_memory: int) -> Footage | None:
+    """What codes are tuned with; None where the reconstruction's capture is gone."""
+    where = Path(plan.capture) if capture is None else capture
+    try:
+        opened = open_capture(where, size=plan.size)
+        missing = [name for name in plan.views if name not in {v.name for v in opened.views}]
+        missing += [str(label) for label in plan.frames if label not in opened.frames]
+        if missing:
+            raise CaptureError(
+                f"it has no {missing[0]}, which the reconstruction was made from", where=where
+            )
+    except PeelError as error:
+        if capture is not None:
+            raise
+        log.warning(
+            "the codes are not tuned to the footage: %s (name it with --capture)", error.what
+        )
+        return None
+    return Footage(folder.root, replace(plan, capture=str(where.resolve())), max_memory)
+
+
+def _field(
+    folder: Folder,
+    plan: Plan,
+    unit: Unit,
+    frames: Sequence[Splats],
+    weights: Sequence[np.ndarray],
+    settings: FieldPackSettings,
+    place: Path,
+) -> Path:
+    """The checkpoint of a unit's field, which is made from its points where there is none."""
+    path = folder.field(unit[0])
+    if path.is_file() and plan.settings.model == "field":
+        _, labels = load_field(path)
+        if labels == tuple(unit):
+            return path
+    spacing = float(load_tensors(folder.shared)[1]["spacing"])
+    steps = settings.distill_steps * len(unit)
+    distilled = distill(frames, weights, spacing, plan.settings, steps=steps)
+    errors = ", ".join(f"{name} {error:.3f}" for name, error in distilled.errors.items())
+    log.info("frames %d to %d: a field was fitted, errors: %s", unit[0], unit[-1], errors)
+    path = place / f"{unit[0]:06d}.safetensors"
+    save_field(path, distilled.model, unit)
+    return path
+
+
+def _encoded(
+    bases: Sequence[BaseJob],
+    settings: FieldPackSettings,
+    footage: Footage | None,
+    jobs: int,
+    progress: ProgressCallback,
+) -> EncodedField:
+    if settings.codec == kplanes.NAME:
+        members = [
+            EncodedFragment(
+                kplanes.encode_kplanes(plane_field(load_field(base.path)[0])), len(base.labels)
+            )
+            for base in bases
+        ]
+        return EncodedField(kplanes.NAME, members)
+    ready = [replace(base, settings=settings.codes, steps=settings.tuning) for base in bases]
+    encoded = list(in_processes(ready, footage, jobs, progress, "codes"))
+    # Without codes of their own there is nothing that fragments would differ in.
+    size = settings.fragment if settings.dynamic else max(len(base.labels) for base in bases)
+    fragments = [
+        ChangesJob(
+            base.path,
+            base.labels,
+            member.data,
+            first,
+            min(size, len(base.labels) - first),
+            settings.dynamic,
+            settings.dynamic_steps,
+        )
+        for base, member in zip(bases, encoded, strict=True)
+        for first in range(0, len(base.labels), size)
+    ]
+    changes = in_processes(fragments, footage, jobs, progress, "fragments")
+    numbers = {base.labels: number for number, base in enumerate(bases)}
+    members = [
+        EncodedFragment(member, job.frames, numbers[job.labels])
+        for job, member in zip(fragments, changes, strict=True)
+    ]
+    return EncodedField(codebook.NAME, members, encoded)
