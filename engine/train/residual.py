@@ -1,0 +1,355 @@
+"""Training of a fragment for the codec "residual": frame after frame, rate and distortion at once.
+
+The first frame learns C_0, B_0 and the network; frame t learns C_t and R_t on top of what a decoder
+has of the frame before (B_t = decoded(B_{t-1}) + R_t). The points' own colours are learned with
+them, as differences from the field's. Source: arXiv 2402.01380, section 3; that colours and field
+share one rate is ours, because points carry most of the bytes here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..clip.dictionary import FieldLayout, FieldState, evaluate, make_layout
+from ..errors import ReconstructionError
+from ..model.camera_color import CameraColor
+from ..model.dictionary_field import (
+    DictionaryField,
+    FieldSample,
+    Interpolate,
+    laplace_bits,
+    rounded,
+    sparse_matrix,
+)
+from ..model.points import PointTensors, bounded_radius, raw_radius
+from ..render.splats import SH_C0, Splats
+from .images import ImageSource
+from .peel_autograd import peel
+from .settings import TrainSettings
+from .trainer import Job, picture_loss, schedule
+
+#: Points before one in Morton order that predict its colour, as in the splat core's point codec.
+_WINDOW = 16
+#: How much a unit of the field's outputs shows: raw radius, raw density, harmonics.
+_OUTPUT_WEIGHTS = (0.5, 0.2, SH_C0)
+#: The colours' numbers stay inside this.
+MAX_COLOR = 1 << 12
+
+
+@dataclass(frozen=True)
+class ResidualSettings:
+    """One rate point, and how long it is trained.
+
+    rate_weight: lambda, loss per bit and point. position: lattice of the positions, in median
+    radii. color: step of the points' own colours. prune: see `clip.pack.PackSettings`. coarseness:
+    of the field's steps. residual_weight: lambda_1 of |R|_1, relative to lambda. first_steps,
+    steps: pictures that teach the first frame and each later one. fit_steps: steps towards the
+    source's attributes before pictures are looked at. joint: quantisation and rate are simulated in
+    training; else they come after it.
+    """
+
+    rate_weight: float = 1e-4
+    position: float = 1 / 8
+    color: float = 1 / 40
+    prune: float = 0.02
+    coarseness: float = 1.0
+    residual_weight: float = 0.1
+    gop: int = 10
+    first_steps: int = 500
+    steps: int = 250
+    fit_steps: int = 200
+    grid_rate: float = 0.12
+    network_rate: float = 3e-3
+    joint: bool = True
+    field_size: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFrame:
+    """A frame of explicit points, on the lattice of its positions, in the order of its stream.
+
+    splats: positions are decoded ones. cells: (N, 3) of the lattice. importance: (N,) mean 1.
+    frame: index in the capture. views: that teach it.
+    """
+
+    splats: Splats
+    cells: np.ndarray
+    importance: np.ndarray
+    frame: int
+    views: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedFrame:
+    """The integers of a frame: what is coded. differences: of C and B from the frame before.
+    colors: (N, 3) codes of red, green, blue. field_bits, color_bits: as the rate model has them."""
+
+    source: SourceFrame
+    differences: list[np.ndarray]
+    state: FieldState
+    colors: np.ndarray
+    color_step: float
+    field_bits: float
+    color_bits: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedFragment:
+    layout: FieldLayout
+    network: list[np.ndarray]
+    frames: list[TrainedFrame]
+
+    def splats(self, step: int) -> Splats:
+        """What a player shows of a frame."""
+        frame = self.frames[step]
+        position = frame.source.splats.position
+        radius, density, sh = evaluate(self.layout, frame.state, self.network, position)
+        sh[:, 0] += frame.colors * np.float32(frame.color_step / SH_C0)
+        return Splats(position, radius, density, sh)
+
+
+def train_fragment(
+    sources: Sequence[SourceFrame],
+    spacing: float,
+    color: CameraColor,
+    images: ImageSource,
+    train_settings: TrainSettings,
+    settings: ResidualSettings,
+    *,
+    report: Callable[[int, float], None] = lambda frame, psnr: None,
+) -> TrainedFragment:
+    """Train the frames of one fragment, one after the other.
+
+    spacing: of the points, world units. Raises ReconstructionError for a fragment without points.
+    """
+    if not sources or any(len(source.splats) == 0 for source in sources):
+        raise ReconstructionError(
+            "a frame without points cannot be packed", hint="Pack it with --codec predictive"
+        )
+    torch.manual_seed(train_settings.seed)
+    everything = np.concatenate([source.splats.position for source in sources])
+    first = sources[0].splats
+    layout = make_layout(
+        np.stack([everything.min(axis=0), everything.max(axis=0)]),
+        spacing,
+        first.sh_degree,
+        (
+            float(np.median(_raw_radius(first, spacing)).round(3)),
+            float(np.median(_raw_density(first)).round(3)),
+        ),
+        size=settings.field_size,
+        coarseness=settings.coarseness,
+    )
+    color.requires_grad_(False)
+    frames: list[TrainedFrame] = []
+    state, network = None, None
+    for number, source in enumerate(sources):
+        field = DictionaryField(layout, state, network)
+        field.quantised = settings.joint
+        trained = _train_frame(field, source, color, images, train_settings, settings, number)
+        frames.append(trained)
+        state = trained.state
+        if network is None:
+            network = field.network_integers()
+        report(number, 0.0)
+    return TrainedFragment(layout, network, frames)
+
+
+class _Colors(torch.nn.Module):
+    """The points' own colours as whole numbers, predicted from points before them."""
+
+    def __init__(self, source: SourceFrame, start: torch.Tensor, step: float):
+        super().__init__()
+        self.step = step / SH_C0
+        self.codes = torch.nn.Parameter(start / self.step)
+        self.log_scales = torch.nn.Parameter(torch.ones(3))
+        self._prediction = _prediction(source.cells)
+
+    def forward(self, quantised: bool) -> torch.Tensor:
+        return self.step * (rounded(self.codes, MAX_COLOR) if quantised else self.codes)
+
+    def bits(self) -> torch.Tensor:
+        codes = rounded(self.codes, MAX_COLOR)
+        error = codes - self._prediction(codes)
+        green = error[:, 1]
+        # The codec takes green's difference off red's and blue's.
+        errors = torch.stack([error[:, 0] - green, green, error[:, 2] - green], dim=1)
+        return laplace_bits(errors, self.log_scales).sum()
+
+
+class _prediction:
+    """The mean of near points before each, (N, 3) -> (N, 3)."""
+
+    def __init__(self, cells: np.ndarray):
+        count = len(cells)
+        cells = cells.astype(np.float64)
+        point, before, weight = [], [], []
+        for back in range(1, min(_WINDOW, count - 1) + 1):
+            distance = ((cells[back:] - cells[:-back]) ** 2).sum(axis=1)
+            point.append(np.arange(back, count))
+            before.append(np.arange(count - back))
+            weight.append(1 / (1 + distance) ** 2)
+        if not point:
+            point = before = weight = [np.zeros(0, dtype=np.int64)]
+        point, before, weight = (np.concatenate(parts) for parts in (point, before, weight))
+        total = np.bincount(point, weight, minlength=count)
+        weight = weight / np.maximum(total[point], 1e-300)
+        device = torch.device("cpu")
+        self.matrix = sparse_matrix(point, before, weight, (count, count), device)
+        self.transpose = sparse_matrix(before, point, weight, (count, count), device)
+
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        return Interpolate.apply(codes, self.matrix, self.transpose)
+
+
+def _train_frame(
+    field: DictionaryField,
+    source: SourceFrame,
+    color: CameraColor,
+    images: ImageSource,
+    train_settings: TrainSettings,
+    settings: ResidualSettings,
+    number: int,
+) -> TrainedFrame:
+    layout, splats = field.layout, source.splats
+    count = len(splats)
+    sample = FieldSample(layout, splats.position, torch.device("cpu"))
+    if number == 0:
+        field.start(sample)
+    start = torch.tensor(layout.start)
+    position = torch.from_numpy(splats.position)
+    weight = settings.rate_weight / count if settings.joint else 0.0
+
+    def rate() -> torch.Tensor | float:
+        if not settings.joint:
+            return 0.0
+        size = settings.residual_weight * field.residual_size() if number else 0.0
+        return field.bits(sample) + size
+
+    _fit(field, sample, source, settings, rate, weight)
+    with torch.no_grad():
+        own = torch.from_numpy(splats.sh[:, 0]) - field(sample)[:, 2:5]
+    colors = _Colors(source, own, settings.color)
+
+    groups = [
+        (list(field.differences), settings.grid_rate),
+        ([p for p in field.network if p.requires_grad], settings.network_rate),
+        ([*field.log_scales, colors.log_scales], 0.05),
+        ([colors.codes], train_settings.color_rate / settings.color),
+    ]
+    optimizer = torch.optim.Adam(
+        [{"params": parameters, "lr": lr} for parameters, lr in groups if parameters], eps=1e-15
+    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    steps = settings.first_steps if number == 0 else settings.steps
+    job = Job(f"residual-{source.frame}", (source.frame,), (source.views,))
+    order = schedule(job, replace(train_settings, steps=steps))
+    recipes = (
+        replace(train_settings, dssim_weight=2 * train_settings.dssim_weight),
+        replace(train_settings, dssim_weight=0.0),
+    )
+    for step, (_, view) in enumerate(order):
+        for group, lr in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr * train_settings.decay ** (step / len(order))
+        image = images.get(source.frame, view)
+        points = _points(field(sample), colors(settings.joint), position, start, layout)
+        rgba, depth = peel(*points, image.camera, train_settings.peel)
+        loss, _ = picture_loss(
+            rgba, depth, layout.spacing, image, view, color, recipes[step % 2]
+        )
+        if settings.joint:
+            loss = loss + weight * (rate() + colors.bits())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    with torch.no_grad():
+        field_bits = float(field.bits(sample)) if settings.joint else math.nan
+        color_bits = float(colors.bits()) if settings.joint else math.nan
+        if not settings.joint:
+            field.quantised = True
+        differences = field.integers()
+        before = [field._base(i).numpy().astype(np.int16) for i in range(len(differences))]
+        values = [b + d for b, d in zip(before, differences, strict=True)]
+        codes = colors.codes.round().clamp(-MAX_COLOR, MAX_COLOR).numpy().astype(np.int32)
+    return TrainedFrame(
+        source,
+        differences,
+        FieldState(values[0], tuple(values[1:])),
+        codes,
+        settings.color,
+        field_bits,
+        color_bits,
+    )
+
+
+def _fit(
+    field: DictionaryField,
+    sample: FieldSample,
+    source: SourceFrame,
+    settings: ResidualSettings,
+    rate: Callable[[], torch.Tensor | float],
+    weight: float,
+) -> None:
+    """Bring the field near the source's attributes: many cheap steps instead of many pictures."""
+    layout, splats = field.layout, source.splats
+    target = np.concatenate(
+        [
+            _raw_radius(splats, layout.spacing)[:, None] - layout.start[0],
+            _raw_density(splats)[:, None] - layout.start[1],
+            splats.sh.reshape(len(splats), -1),
+        ],
+        axis=1,
+    )
+    target = torch.from_numpy(target.astype(np.float32))
+    scale = torch.full((target.shape[1],), _OUTPUT_WEIGHTS[2])
+    scale[:2] = torch.tensor(_OUTPUT_WEIGHTS[:2])
+    importance = torch.from_numpy(source.importance.astype(np.float32))[:, None]
+    optimizer = torch.optim.Adam(
+        [
+            {"params": list(field.differences), "lr": settings.grid_rate},
+            {"params": [p for p in field.network if p.requires_grad], "lr": 1e-2},
+            {"params": list(field.log_scales), "lr": 0.05},
+        ],
+        eps=1e-15,
+    )
+    total = settings.fit_steps * (2 if any(p.requires_grad for p in field.network) else 1)
+    for step in range(total):
+        for group, lr in zip(optimizer.param_groups, (settings.grid_rate, 1e-2, 0.05), strict=True):
+            group["lr"] = lr * 0.3 ** (step / total)
+        error = (field(sample) - target) * scale
+        loss = (importance * error.square()).mean() + weight * rate()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def _points(
+    output: torch.Tensor,
+    own: torch.Tensor,
+    position: torch.Tensor,
+    start: torch.Tensor,
+    layout: FieldLayout,
+) -> PointTensors:
+    sh = output[:, 2:].reshape(len(position), -1, 3)
+    sh = torch.cat([sh[:, :1] + own[:, None], sh[:, 1:]], dim=1)
+    return PointTensors(
+        position,
+        bounded_radius(output[:, 0] + start[0], layout.spacing),
+        torch.sigmoid(output[:, 1] + start[1]),
+        sh,
+    )
+
+
+def _raw_radius(splats: Splats, spacing: float) -> np.ndarray:
+    return raw_radius(splats.radius / spacing)
+
+
+def _raw_density(splats: Splats) -> np.ndarray:
+    density = np.clip(splats.density.astype(np.float64), 0.01, 0.99)
+    return np.log(density / (1 - density))
