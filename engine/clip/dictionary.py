@@ -107,9 +107,9 @@ class FieldLayout:
 
 #: Basis grids: cell in point spacings, corners per period, channels. 6 levels of 4, 4, 4, 2, 2 and 2
 #: channels as in DiF. Periods are no multiples of each other, so no two places share all of them.
-LEVELS = ((8.0, 8, 4), (6.5, 10, 4), (5.0, 12, 4), (4.0, 14, 2), (3.2, 15, 2), (2.6, 16, 2))
+LEVELS = ((12.0, 8, 4), (9.5, 9, 4), (7.5, 10, 4), (6.0, 11, 2), (5.0, 12, 2), (4.0, 13, 2))
 #: Cell of the coefficients, in spacings.
-COEFFICIENT_CELL = 8.0
+COEFFICIENT_CELL = 12.0
 HIDDEN = 32
 _MAX_CORNERS = 1 << 17
 

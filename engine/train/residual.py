@@ -65,6 +65,9 @@ class ResidualSettings:
     fit_steps: int = 200
     grid_rate: float = 0.12
     network_rate: float = 3e-3
+    picture_rate: float = 0.03
+    color_rate: float = 2.5e-3
+    anchor: float = 0.0
     joint: bool = True
     field_size: float = 1.0
 
@@ -231,16 +234,22 @@ def _train_frame(
         size = settings.residual_weight * field.residual_size() if number else 0.0
         return field.bits(sample) + size
 
-    _fit(field, sample, source, settings, rate, weight)
+    target, scale = _target(source, layout)
+    importance = torch.from_numpy(source.importance.astype(np.float32))[:, None]
+
+    def off(output: torch.Tensor) -> torch.Tensor:
+        return (importance * ((output - target) * scale).square()).mean()
+
+    _fit(field, sample, off, settings, rate, weight)
     with torch.no_grad():
         own = torch.from_numpy(splats.sh[:, 0]) - field(sample)[:, 2:5]
     colors = _Colors(source, own, settings.color)
 
     groups = [
-        (list(field.differences), settings.grid_rate),
+        (list(field.differences), settings.picture_rate),
         ([p for p in field.network if p.requires_grad], settings.network_rate),
         ([*field.log_scales, colors.log_scales], 0.05),
-        ([colors.codes], train_settings.color_rate / settings.color),
+        ([colors.codes], settings.color_rate / settings.color),
     ]
     optimizer = torch.optim.Adam(
         [{"params": parameters, "lr": lr} for parameters, lr in groups if parameters], eps=1e-15
@@ -257,11 +266,15 @@ def _train_frame(
         for group, lr in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * train_settings.decay ** (step / len(order))
         image = images.get(source.frame, view)
-        points = _points(field(sample), colors(settings.joint), position, start, layout)
+        output, own = field(sample), colors(settings.joint)
+        points = _points(output, own, position, start, layout)
         rgba, depth = peel(*points, image.camera, train_settings.peel)
         loss, _ = picture_loss(
             rgba, depth, layout.spacing, image, view, color, recipes[step % 2]
         )
+        if settings.anchor:
+            whole = torch.cat([output[:, :2], output[:, 2:5] + own, output[:, 5:]], dim=1)
+            loss = loss + settings.anchor * off(whole)
         if settings.joint:
             loss = loss + weight * (rate() + colors.bits())
         optimizer.zero_grad(set_to_none=True)
@@ -288,16 +301,9 @@ def _train_frame(
     )
 
 
-def _fit(
-    field: DictionaryField,
-    sample: FieldSample,
-    source: SourceFrame,
-    settings: ResidualSettings,
-    rate: Callable[[], torch.Tensor | float],
-    weight: float,
-) -> None:
-    """Bring the field near the source's attributes: many cheap steps instead of many pictures."""
-    layout, splats = field.layout, source.splats
+def _target(source: SourceFrame, layout: FieldLayout) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the field's outputs would have to be, (N, outputs), and how much each of them shows."""
+    splats = source.splats
     target = np.concatenate(
         [
             _raw_radius(splats, layout.spacing)[:, None] - layout.start[0],
@@ -306,10 +312,20 @@ def _fit(
         ],
         axis=1,
     )
-    target = torch.from_numpy(target.astype(np.float32))
     scale = torch.full((target.shape[1],), _OUTPUT_WEIGHTS[2])
     scale[:2] = torch.tensor(_OUTPUT_WEIGHTS[:2])
-    importance = torch.from_numpy(source.importance.astype(np.float32))[:, None]
+    return torch.from_numpy(target.astype(np.float32)), scale
+
+
+def _fit(
+    field: DictionaryField,
+    sample: FieldSample,
+    off: Callable[[torch.Tensor], torch.Tensor],
+    settings: ResidualSettings,
+    rate: Callable[[], torch.Tensor | float],
+    weight: float,
+) -> None:
+    """Bring the field near the source's attributes: many cheap steps instead of many pictures."""
     optimizer = torch.optim.Adam(
         [
             {"params": list(field.differences), "lr": settings.grid_rate},
@@ -318,12 +334,12 @@ def _fit(
         ],
         eps=1e-15,
     )
+    rates = [group["lr"] for group in optimizer.param_groups]
     total = settings.fit_steps * (2 if any(p.requires_grad for p in field.network) else 1)
     for step in range(total):
-        for group, lr in zip(optimizer.param_groups, (settings.grid_rate, 1e-2, 0.05), strict=True):
+        for group, lr in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * 0.3 ** (step / total)
-        error = (field(sample) - target) * scale
-        loss = (importance * error.square()).mean() + weight * rate()
+        loss = off(field(sample)) + weight * rate()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
