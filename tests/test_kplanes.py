@@ -74,3 +74,66 @@ def test_every_parameter_of_the_field_gets_a_gradient():
     sum(tensor.square().sum() for tensor in points).backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
+
+
+def test_numpy_evaluates_the_field_as_torch_does():
+    from peel4d.engine.train.plane_field import plane_field
+
+    random = np.random.default_rng(1)
+    steps = 4
+    positions = [random.uniform(-1, 1, (300, 3)) * (1, 0.3, 2) for _ in range(steps)]
+    torch.manual_seed(0)
+    model = FieldPoints(
+        positions,
+        [np.zeros((300, 3))] * steps,
+        0.05,
+        np.array([[-0.8, -0.3, -2.0], [1.0, 0.3, 2.0]]),  # some points lie outside
+        sh_degree=1,
+        radius=0.85,
+        density=0.8,
+        resolutions=(8, 16),
+        channels=4,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn_like(parameter)
+        for offset in model.colors:
+            offset.zero_()
+    field = plane_field(model)
+    for step in range(steps):
+        wanted = model(step).to_splats()
+        radius, density, sh = field.evaluate(step, wanted.position)
+        np.testing.assert_allclose(radius, wanted.radius, rtol=2e-5)
+        np.testing.assert_allclose(density, wanted.density, atol=2e-5)
+        np.testing.assert_allclose(sh, wanted.sh, atol=2e-5)
+
+
+def test_a_field_comes_back_from_its_checkpoint(tmp_path):
+    from peel4d.engine.errors import ReconstructionError
+    from peel4d.engine.train.checkpoint import load_field, save_field, save_tensors
+
+    random = np.random.default_rng(2)
+    positions = [random.uniform(-1, 1, (count, 3)) for count in (20, 30)]
+    model = FieldPoints(
+        positions,
+        positions,
+        0.1,
+        np.array([[-1.0] * 3, [1.0] * 3]),
+        sh_degree=1,
+        radius=0.85,
+        density=0.8,
+        resolutions=(4,),
+        channels=3,
+        hidden=5,
+    )
+    path = tmp_path / "field.safetensors"
+    save_field(path, model, (7, 8))
+    again, labels = load_field(path)
+    assert labels == (7, 8)
+    for step in (0, 1):
+        for one, other in zip(model(step), again(step), strict=True):
+            assert torch.equal(one, other)
+    save_tensors(path, {}, frames=[1])
+    with pytest.raises(ReconstructionError, match="not the field"):
+        load_field(path)

@@ -13,6 +13,7 @@
 #include "frame.h"
 #include "kernels.h"
 #include "point_codec.h"
+#include "symbol_coder.h"
 #include "thread_pool.h"
 
 #if !defined(PEEL4D_VERSION)
@@ -40,6 +41,7 @@ constexpr int kMostAcross = 32767;  // boxes of points are int16
 constexpr int64_t kMostPixels = int64_t{1} << 28;
 constexpr int kMostClips = 1 << 16;
 constexpr int64_t kMostCodedPoints = int64_t{1} << 26;
+constexpr int64_t kMostCodedSymbols = int64_t{1} << 32;
 
 const Kernels& kernels() {
 #if defined(PEEL_WITH_X86)
@@ -420,6 +422,40 @@ int32_t peel4d_decode_points(const uint8_t* data, int64_t bytes, int64_t count, 
                                components_of(components, component_count).data(), component_count)
                ? PEEL4D_OK
                : PEEL4D_DAMAGED;
+  });
+}
+
+int32_t peel4d_encode_symbols(const int32_t* symbols, const int32_t* table_of, int64_t count,
+                              const uint32_t* frequencies, const int32_t* sizes,
+                              int32_t table_count, int32_t bits, peel4d_stream** stream) {
+  if (stream == nullptr || count < 0 || count > kMostCodedSymbols || frequencies == nullptr ||
+      sizes == nullptr || (count > 0 && symbols == nullptr)) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  return guarded([&] {
+    peel::SymbolTables tables;
+    std::vector<uint8_t> bytes;
+    if (!tables.set(frequencies, sizes, table_count, bits) ||
+        !tables.encode(symbols, table_of, count, &bytes)) {
+      return PEEL4D_INVALID_ARGUMENT;
+    }
+    *stream = new peel4d_stream{std::move(bytes)};
+    return PEEL4D_OK;
+  });
+}
+
+int32_t peel4d_decode_symbols(const uint8_t* data, int64_t bytes, const int32_t* table_of,
+                              int64_t count, const uint32_t* frequencies, const int32_t* sizes,
+                              int32_t table_count, int32_t bits, int32_t* symbols) {
+  if (data == nullptr || bytes < 0 || count < 0 || count > kMostCodedSymbols ||
+      frequencies == nullptr || sizes == nullptr || (count > 0 && symbols == nullptr)) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  return guarded([&] {
+    peel::SymbolTables tables;
+    const bool good = tables.set(frequencies, sizes, table_count, bits) &&
+                      tables.decode(data, bytes, table_of, count, symbols);
+    return good ? PEEL4D_OK : PEEL4D_DAMAGED;
   });
 }
 

@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or the meaning of an argument changes. */
-#define PEEL4D_ABI_VERSION 3
+#define PEEL4D_ABI_VERSION 4
 
 #define PEEL4D_OK 0
 #define PEEL4D_INVALID_ARGUMENT 1 /* null pointer, wrong struct size, sizes or settings out of range */
@@ -183,6 +183,20 @@ PEEL4D_API void peel4d_stream_free(peel4d_stream *stream); /* null is allowed */
 PEEL4D_API int32_t peel4d_decode_points(const uint8_t *data, int64_t bytes, int64_t count,
                                         int32_t bits, const peel4d_component *components,
                                         int32_t component_count, uint64_t *morton, int32_t *codes);
+
+/* Symbols by static tables. frequencies: of the symbols 0, 1, ... of table 0, then of table 1, ...;
+ * sizes: (table_count, 1 .. 2^16) symbols of each, together at most 2^22; every table sums to
+ * 2^bits (bits 1 .. 16). table_of: (count) table of every symbol, null for table 0 alone. A symbol
+ * whose frequency is 0 cannot be encoded. The stream must be freed. PEEL4D_DAMAGED for tables that
+ * are none and for what no encoder has written. The same bytes and numbers on every machine. */
+PEEL4D_API int32_t peel4d_encode_symbols(const int32_t *symbols, const int32_t *table_of,
+                                         int64_t count, const uint32_t *frequencies,
+                                         const int32_t *sizes, int32_t table_count, int32_t bits,
+                                         peel4d_stream **stream);
+PEEL4D_API int32_t peel4d_decode_symbols(const uint8_t *data, int64_t bytes,
+                                         const int32_t *table_of, int64_t count,
+                                         const uint32_t *frequencies, const int32_t *sizes,
+                                         int32_t table_count, int32_t bits, int32_t *symbols);
 
 #ifdef __cplusplus
 }

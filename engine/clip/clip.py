@@ -5,6 +5,7 @@ The format is specified in docs/clip-format.md.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ INFO_MEMBER = "clip.json"
 STATIC_MEMBER = "static.bin"
 #: Sizes beyond these are refused before anything is allocated, by the reader and by the writer.
 MAX_FRAMES = 1_000_000
+MAX_BASES = 1_000_000
 MAX_POINTS = 1 << 24
 MAX_DECODED_BYTES = 1 << 31
 MAX_INFO_BYTES = 1 << 26
@@ -37,6 +39,25 @@ DAMAGED_HINT = "The file is damaged or not complete; copy it again or export the
 def frame_member(index: int) -> str:
     """Name of the archive member that holds frame `index` (counted from 0)."""
     return f"frames/{index:06d}.bin"
+
+
+def fragment_member(index: int) -> str:
+    """Name of the archive member that holds fragment `index` (counted from 0)."""
+    return f"fragments/{index:04d}.bin"
+
+
+def base_member(index: int) -> str:
+    """Name of the archive member that holds base `index` (counted from 0)."""
+    return f"bases/{index:04d}.bin"
+
+
+@dataclass(frozen=True)
+class ClipFragment:
+    """Consecutive frames that share a field. first: of them. base: of the field, or None."""
+
+    first: int
+    frames: int
+    base: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +110,7 @@ class ClipAttribute:
 class ClipInfo:
     """The head of a clip.
 
-    version: of the schema. codec: how the chunks are stored, "baked" here.
+    version: of the schema. codec: how the chunks are stored, a name in codecs.py.
     frame_count: F. first_frame: label of frame 0 in the capture's own numbering. fps: frames/s.
     points: (F,) points of every frame, without the static ones. static_points: points that belong
         to every frame and are stored once.
@@ -101,6 +122,8 @@ class ClipInfo:
     color: colour space of the appearance. footprint: version of the rendering rules.
     settings: how the clip wants to be peeled. cameras: of the capture, may be empty.
     provenance: free JSON of the program that made the clip.
+    fragments: which frames share a field, in order, every frame in one; empty for a codec whose
+        frames share nothing.
     """
 
     version: int
@@ -120,3 +143,14 @@ class ClipInfo:
     cameras: tuple[ClipCamera, ...]
     attributes: tuple[ClipAttribute, ...]
     provenance: Mapping[str, object] = field(default_factory=dict)
+    fragments: tuple[ClipFragment, ...] = ()
+
+    def fragment_of(self, frame: int) -> tuple[int, int]:
+        """The fragment that a frame belongs to, and its number in there."""
+        index = bisect_right(self.fragments, frame, key=lambda fragment: fragment.first) - 1
+        return index, frame - self.fragments[index].first
+
+    @property
+    def bases(self) -> int:
+        """How many bases there are."""
+        return 1 + max((f.base for f in self.fragments if f.base is not None), default=-1)

@@ -16,21 +16,27 @@ import numpy as np
 
 from ..errors import ClipError
 from ..render.splats import SH_COUNTS, PackedSplats, Quantized, Splats
-from . import morton
 from .chunk import Chunk, visible
-from .clip import DAMAGED_HINT, MAX_MAGNITUDE, MAX_POINTS
+from .clip import DAMAGED_HINT, MAX_POINTS
 from .decode import shared
 from .envelope import unwrap, wrap
 from .fields import Fields
+from .lattice import (
+    LOG_LIMIT,
+    Grid,
+    Lattice,
+    grid_positions,
+    read_place,
+    read_scale,
+    scale_ends,
+    short,
+    word,
+)
 from .point_codec import MAX_CELL_BITS, Component, decode_points, encode_points
-from .quantize import SH_PEAK, dequantize_position, log_table
+from .quantize import SH_PEAK, log_table
 
 CODEC = "predictive"
 MAGIC = b"P4DP"
-#: A renderer takes codes of 16 bits.
-_MAX_LEVELS = (1 << 16) - 1
-#: Radii are at least exp(-limit), at most exp(limit) units: what float32 holds, nearly.
-_LOG_LIMIT = 80.0
 
 
 @dataclass(frozen=True)
@@ -65,68 +71,31 @@ class Steps:
 STATIC_STEPS = Steps(position=1 / 24, radius=0.05, density=1 / 16, color=1 / 128)
 
 
-@dataclass(frozen=True, eq=False)
-class _Lattice:
-    """Codes of an attribute's components: value = (code + offset) step, or its exponential.
-
-    levels: the highest code.
-    """
-
-    codes: np.ndarray
-    step: float
-    offset: int
-    levels: int
-
-    @classmethod
-    def of(cls, values: np.ndarray, step: float, dead_zone: float = 0.0) -> _Lattice:
-        """values: (C, N). The step grows until the codes fit into 16 bits."""
-        extent = float(values.max()) - float(values.min())
-        step = _short(max(step, extent / (_MAX_LEVELS - 2)))
-        scaled = values.astype(np.float64) / step
-        whole = np.sign(scaled) * np.floor(np.abs(scaled) + 0.5 - dead_zone)
-        low = int(whole.min())
-        codes = (whole - low).astype(np.int32)
-        return cls(codes, step, low, int(codes.max()))
-
-    @property
-    def header(self) -> list[float]:
-        return [self.step, self.offset, self.levels]
-
-
 def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
     """Quantise and code one frame. Raises ClipError as `encode_chunk` does."""
     splats = visible(splats, where)
     count = len(splats)
     if count == 0:
         return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {}, {})
-    step = _short(steps.position * float(np.median(splats.radius)))
-    extent = float((splats.position.max(axis=0) - splats.position.min(axis=0)).max())
-    # Outliers far away make the grid coarser before they make it unaddressable.
-    step = _short(max(step, extent / ((1 << MAX_CELL_BITS) - 2)))
-    cells = np.rint(splats.position.astype(np.float64) / step)
-    origin = cells.min(axis=0)
-    cells -= origin
-    codes = morton.interleave(cells.astype(np.uint64))
-    order = np.argsort(codes, kind="stable")
-    codes, cells = codes[order], cells[order]
+    grid = Grid.of(splats.position, short(steps.position * float(np.median(splats.radius))))
+    order, codes, bits = grid.order, grid.codes, grid.bits
 
     logarithm = np.log(splats.radius[order].astype(np.float64))[None]
-    radius = _Lattice.of(np.clip(logarithm, -_LOG_LIMIT, _LOG_LIMIT), steps.radius)
+    radius = Lattice.of(np.clip(logarithm, -LOG_LIMIT, LOG_LIMIT), steps.radius)
     # Half a step off zero: no density becomes nothing.
-    half = 0.5 * _short(steps.density)
-    density = _Lattice.of(splats.density[order].astype(np.float64)[None] - half, steps.density)
+    half = 0.5 * short(steps.density)
+    density = Lattice.of(splats.density[order].astype(np.float64)[None] - half, steps.density)
     sh = splats.sh[order].reshape(count, -1).T
     bands = []
     for band in range(splats.sh_degree + 1):
         color = steps.shading / math.sqrt(splats.sh_degree) if band else steps.color
         rows = sh[3 * band**2 : 3 * (band + 1) ** 2]
         dead_zone = steps.dead_zone if band else 0.0
-        bands.append(_Lattice.of(rows, color / SH_PEAK[band], dead_zone))
-    bits = max(int(cells.max()).bit_length(), 1)
+        bands.append(Lattice.of(rows, color / SH_PEAK[band], dead_zone))
     header = {
         "points": count,
         "bits": bits,
-        "position": [step, *(int(v) for v in origin)],
+        "position": grid.header,
         "radius": radius.header,
         "density": density.header,
         "sh": [band.header for band in bands],
@@ -136,15 +105,15 @@ def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
     rows = rows[_stored_order(len(bands))]
     components = _components(len(bands))
     stream = encode_points(codes, rows, bits, components)
-    low, high = (edge * step for edge in (origin, origin + cells.max(axis=0)))
+    bounds = grid.bounds
     return Chunk(
         data=wrap(MAGIC, header, [stream]),
         points=count,
         sh_degree=splats.sh_degree,
-        bounds=np.stack([low, high]),
+        bounds=bounds,
         nbytes=_shares(codes, rows, bits, components, len(stream)),
         ranges={
-            "position": (float(low.min()), float(high.max())),
+            "position": (float(bounds.min()), float(bounds.max())),
             "radius": (float(splats.radius.min()), float(splats.radius.max())),
             "density": (float(splats.density.min()), float(splats.density.max())),
             "sh": (float(sh.min()), float(sh.max())),
@@ -173,21 +142,21 @@ def decode_predictive(data: bytes, points: int, sh_degree: int, where: str) -> P
         raise ClipError("a code is beyond its scale", where=where, hint=DAMAGED_HINT)
 
     total = 3 * SH_COUNTS[sh_degree]
-    sh = np.zeros((total, points), dtype=_word(max(scale[2] for scale in scales)))
+    sh = np.zeros((total, points), dtype=word(max(scale[2] for scale in scales)))
     sh[order[2:] - 2] = rows[2:]
     low, high, step = np.zeros((3, total))
     for band, scale in enumerate(scales):
         own = slice(3 * band**2, 3 * (band + 1) ** 2)
-        low[own], high[own], step[own] = _ends(scale)
-    r_low, r_high = (math.exp(edge) for edge in _ends(radius)[:2])
+        low[own], high[own], step[own] = scale_ends(scale)
+    r_low, r_high = (math.exp(edge) for edge in scale_ends(radius)[:2])
     table = log_table(r_low, r_high, int(radius[2]))
-    d_low, d_high, d_step = _ends(density)
+    d_low, d_high, d_step = scale_ends(density)
     d_low, d_high = d_low + 0.5 * d_step, min(d_high + 0.5 * d_step, 1.0)
     return PackedSplats(
-        _positions(codes, header.bits, header.place),
-        Quantized(shared(rows[0].astype(_word(radius[2]))[:, None]), table=table),
+        grid_positions(codes, header.bits, header.place),
+        Quantized(shared(rows[0].astype(word(radius[2]))[:, None]), table=table),
         Quantized(
-            shared(rows[1].astype(_word(density[2]))[:, None]),
+            shared(rows[1].astype(word(density[2]))[:, None]),
             low=np.array([d_low]),
             high=np.array([d_high]),
             step=np.array([d_step]),
@@ -212,33 +181,18 @@ class _Header:
     @classmethod
     def of(cls, fields: Fields, sh_degree: int) -> _Header:
         bits = fields.integer("bits", 1, MAX_CELL_BITS)
-        place = fields.array("position", (4,))
-        reach = (np.abs(place[1:]) + (1 << bits)) * place[0]
-        if not (place[0] > 0 and (reach <= MAX_MAGNITUDE).all()):
-            raise fields.fail("position", "a grid of cells")
-        radius = _scale(fields, "radius")
-        if max(map(abs, _ends(radius)[:2])) > _LOG_LIMIT + radius[0]:
+        place = read_place(fields, bits)
+        radius = read_scale(fields, "radius")
+        if max(map(abs, scale_ends(radius)[:2])) > LOG_LIMIT + radius[0]:
             raise fields.fail("radius", "a lattice of logarithms")
-        density = _scale(fields, "density")
+        density = read_scale(fields, "density")
         if density[1] < 0:
             raise fields.fail("density", "above zero")
         bands = fields.values.get("sh")
         if not isinstance(bands, list) or not 1 <= len(bands) <= sh_degree + 1:
             raise fields.fail("sh", f"a list of 1 to {sh_degree + 1} bands")
-        scales = (_scale(Fields({"sh": band}, fields.where), "sh") for band in bands)
+        scales = (read_scale(Fields({"sh": band}, fields.where), "sh") for band in bands)
         return cls(bits, place, radius, density, tuple(scales))
-
-
-def _positions(codes: np.ndarray, bits: int, place: np.ndarray) -> Quantized | np.ndarray:
-    """Codes of the grid -> positions; place: step, and the lowest cell in steps from the origin."""
-    step, low = float(place[0]), place[1:] * place[0]
-    narrow = bits <= 16
-    cells = np.empty((3, len(codes)), dtype=np.uint16 if narrow else np.uint32)
-    morton.deinterleave(codes, cells)
-    high = low + cells.max(axis=1) * step
-    if not narrow:
-        return shared(dequantize_position(cells, low, high, step))
-    return Quantized(shared(cells.T), low=low, high=high, step=np.full(3, step))
 
 
 def _components(bands: int) -> tuple[Component, ...]:
@@ -267,30 +221,3 @@ def _shares(
     ends = [len(encode_points(codes, rows[:n], bits, components[:n])) for n in (0, 1, 2)]
     sizes = (ends[0], ends[1] - ends[0], ends[2] - ends[1], total - ends[2])
     return dict(zip(("position", "radius", "density", "sh"), sizes, strict=True))
-
-
-def _scale(header: Fields, key: str) -> tuple[float, ...]:
-    """step, offset and levels of a lattice."""
-    values = header.array(key, (3,))
-    step, offset, levels = values
-    whole = offset == round(offset) and levels == round(levels)
-    sensible = step > 0 and whole and 0 <= levels <= _MAX_LEVELS
-    if not (sensible and (abs(offset) + levels) * step <= MAX_MAGNITUDE):
-        raise header.fail(key, "a lattice")
-    return tuple(values.tolist())
-
-
-def _ends(scale: Sequence[float]) -> tuple[float, float, float]:
-    """Lowest value, highest value and step."""
-    step, offset, levels = scale
-    return offset * step, (offset + levels) * step, step
-
-
-def _short(value: float) -> float:
-    """A number of four digits, at least as large: it is written into every frame."""
-    short = float(f"{value:.3e}")
-    return short if short >= value else float(f"{value * 1.0006:.3e}")
-
-
-def _word(levels: float) -> type:
-    return np.uint8 if levels < 256 else np.uint16

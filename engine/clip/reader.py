@@ -21,9 +21,15 @@ from .clip import (
     MAX_INFO_BYTES,
     STATIC_MEMBER,
     ClipInfo,
+    base_member,
+    fragment_member,
     frame_member,
 )
-from .codecs import DECODERS
+from .codecs import DECODERS, FIELD_CODECS
+from .field_points import decode_field_points
+from .fragment import FieldFragment
+from .fragment_cache import FragmentCache
+from .predictive import decode_predictive
 from .schema import decode_info
 
 #: Cores from which on a second thread decodes ahead. On two cores it gained nothing: drawing wants
@@ -51,6 +57,8 @@ class ClipReader:
         # Oldest request first; whatever is decoded leaves it for the cache.
         self._pending: dict[int, Future[PackedSplats]] = {}
         self._executor: ThreadPoolExecutor | None = None
+        self._fragments = FragmentCache(self._decode_fragment)
+        self._bases = FragmentCache(self._decode_base)
         self._static: PackedSplats | None = None
         self._static_lock = threading.Lock()
         try:
@@ -72,6 +80,8 @@ class ClipReader:
             executor, self._executor = self._executor, None
             self._cache.clear()
             self._static = None
+        self._fragments.clear()
+        self._bases.clear()
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
         self._archive.close()
@@ -82,8 +92,17 @@ class ClipReader:
         return self._archive.nbytes
 
     def frame_nbytes(self, index: int) -> int:
-        """Bytes that frame `index` takes in the file, without the static points."""
+        """Bytes that frame `index` takes in the file, without the static points and what it shares
+        with others."""
         return self._archive.size(frame_member(self._checked(index)))
+
+    @property
+    def shared_nbytes(self) -> int:
+        """Bytes of all fragments and bases."""
+        info = self.info
+        members = [fragment_member(number) for number in range(len(info.fragments))]
+        members += [base_member(number) for number in range(info.bases)]
+        return sum(map(self._archive.size, members))
 
     def packed(self, index: int, *, static: bool = True) -> tuple[PackedSplats, ...]:
         """The points of frame `index`, 0 <= index < info.frame_count, as the clip stores them.
@@ -162,7 +181,7 @@ class ClipReader:
         return self._load(index)
 
     def _load(self, index: int) -> PackedSplats:
-        splats = self._decode(frame_member(index), self.info.points[index])
+        splats = self._decode(frame_member(index), self.info.points[index], index)
         with self._lock:
             if not self._closed:
                 self._cache[index] = splats
@@ -180,13 +199,34 @@ class ClipReader:
                     self._static = None if self._closed else static
             return static
 
-    def _decode(self, name: str, points: int) -> PackedSplats:
+    def _decode(self, name: str, points: int, frame: int | None = None) -> PackedSplats:
+        """frame: which one it is, None for the static points."""
         where = self._archive.where(name)
+        info = self.info
         try:
-            decode = DECODERS[self.info.codec]
-            return decode(self._archive.read(name), points, self.info.sh_degree, where)
+            data = self._archive.read(name)
+            if not info.fragments:
+                return DECODERS[info.codec](data, points, info.sh_degree, where)
+            if frame is None:
+                return decode_predictive(data, points, info.sh_degree, where)
+            index, step = info.fragment_of(frame)
+            field = self._fragments.get(index)
+            return decode_field_points(data, field, step, points, info.sh_degree, where)
         except MemoryError as error:
             raise ClipError(f"not enough memory for {points} points", where=where) from error
+
+    def _decode_fragment(self, index: int) -> FieldFragment:
+        name = fragment_member(index)
+        where = self._archive.where(name)
+        number = self.info.fragments[index].base
+        codec = FIELD_CODECS[self.info.codec]
+        base = None if number is None or codec.base is None else self._bases.get(number)
+        return codec.fragment(self._archive.read(name), base, where)
+
+    def _decode_base(self, index: int) -> object:
+        name = base_member(index)
+        decode = FIELD_CODECS[self.info.codec].base
+        return decode(self._archive.read(name), self._archive.where(name))
 
     def _checked(self, index: int) -> int:
         if self._closed:
@@ -214,6 +254,10 @@ class ClipReader:
         info = decode_info(archive.read(INFO_MEMBER), where)
         for index in range(info.frame_count):
             archive.size(frame_member(index))
+        for index in range(len(info.fragments)):
+            archive.size(fragment_member(index))
+        for index in range(info.bases):
+            archive.size(base_member(index))
         if info.static_points:
             archive.size(STATIC_MEMBER)
         return info

@@ -13,6 +13,7 @@ from ..render.splats import SH_COUNTS
 from .clip import (
     COLOR_SPACE,
     FOOTPRINT_VERSION,
+    MAX_BASES,
     MAX_DECODED_BYTES,
     MAX_FRAMES,
     MAX_IMAGE_SIZE,
@@ -22,12 +23,15 @@ from .clip import (
     SCHEMA_VERSION,
     ClipAttribute,
     ClipCamera,
+    ClipFragment,
     ClipInfo,
 )
 from .fields import Fields, parse_object
 
 #: How the chunks of a clip may be stored; codecs.py has them.
 CODECS = ("baked", "predictive")
+#: Codecs of clips whose frames share fields; codecs.py has them, too.
+FIELD_CODECS = ("kplanes",)
 
 UPDATE_HINT = "Update Peel4D to open it"
 
@@ -79,6 +83,11 @@ def encode_info(info: ClipInfo, where: str) -> bytes:
         ],
         "provenance": dict(info.provenance),
     }
+    if info.fragments:
+        document["fragments"] = [
+            {"first": fragment.first, "frames": fragment.frames, "base": fragment.base}
+            for fragment in info.fragments
+        ]
     try:
         text = json.dumps(document, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -118,7 +127,7 @@ def decode_info(data: bytes, where: str) -> ClipInfo:
             where=where,
             hint=UPDATE_HINT if newer else "Export the clip again with this version",
         )
-    codec = _supported(fields, "codec", CODECS)
+    codec = _supported(fields, "codec", CODECS + FIELD_CODECS)
     _supported(fields, "color", {COLOR_SPACE})
     frame_count = fields.integer("frame_count", 1, MAX_FRAMES)
     points = fields.integers("points", frame_count, 0, MAX_POINTS)
@@ -146,6 +155,7 @@ def decode_info(data: bytes, where: str) -> ClipInfo:
         cameras=tuple(_camera(camera) for camera in fields.mappings("cameras")),
         attributes=tuple(_attribute(row) for row in fields.mappings("attributes")),
         provenance=fields.mapping("provenance").values,
+        fragments=_fragments(fields, frame_count) if codec in FIELD_CODECS else (),
     )
 
 
@@ -178,6 +188,25 @@ def _direction(fields: Fields, key: str) -> np.ndarray:
     if abs(length - 1) > 1e-6:
         raise fields.fail(key, "of unit length")
     return vector
+
+
+def _fragments(fields: Fields, frame_count: int) -> tuple[ClipFragment, ...]:
+    """Fragments that follow each other and hold every frame."""
+    fragments: list[ClipFragment] = []
+    first = bases = 0
+    for row in fields.mappings("fragments"):
+        if row.integer("first", 0, MAX_FRAMES) != first:
+            raise row.fail("first", f"{first}, the frame after the last fragment")
+        frames = row.integer("frames", 1, MAX_FRAMES)
+        base = None
+        if row.values.get("base") is not None:
+            base = row.integer("base", 0, min(bases, MAX_BASES - 1))  # first comes, first counted
+            bases = max(bases, base + 1)
+        fragments.append(ClipFragment(first, frames, base))
+        first += frames
+    if first != frame_count:
+        raise fields.fail("fragments", f"a list that holds the {frame_count} frames")
+    return tuple(fragments)
 
 
 def _render_rules(fields: Fields) -> PeelSettings:

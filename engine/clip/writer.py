@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,10 +26,14 @@ from .clip import (
     STATIC_MEMBER,
     ClipAttribute,
     ClipCamera,
+    ClipFragment,
     ClipInfo,
+    base_member,
+    fragment_member,
     frame_member,
 )
 from .codecs import Baked, Encoder
+from .fragment import EncodedField
 from .schema import decode_info, encode_info, point_nbytes
 
 DEFAULT_SETTINGS = PeelSettings()
@@ -67,13 +72,17 @@ def write_clip(
     an older file of the same name stays as it was and nothing else is left behind.
     """
     path = Path(path)
-    head = _Head(
-        path, encoder.name, fps, tuple(cameras), settings, provenance or {}, first_frame, up
-    )
-    head.document(_Totals(path, [0]))  # a bad argument shows before hours of frames, not after
+    head = _Head(path, encoder, fps, tuple(cameras), settings, provenance or {}, first_frame, up)
+    few = [0] * (encoder.shared.frames if encoder.shared else 1)
+    head.document(_Totals(path, few))  # a bad argument shows before hours of frames, not after
     total = _Totals(path, [])
+    shared = encoder.shared
     try:
         with atomic_writer(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for number, member in enumerate(shared.bases if shared else ()):
+                _store(archive, base_member(number), member.data)
+            for number, fragment in enumerate(shared.fragments if shared else ()):
+                _store(archive, fragment_member(number), fragment.member.data)
             if static is not None:
                 chunk = encoder.encode(static, f"{path}, static points", static=True)
                 total.add(chunk, "static")
@@ -81,7 +90,7 @@ def write_clip(
             for index, splats in enumerate(_shielded(frames)):
                 if index == MAX_FRAMES:
                     raise ClipError(f"more than {MAX_FRAMES} frames", where=path)
-                chunk = encoder.encode(splats, f"{path}, frame {index}")
+                chunk = encoder.encode(splats, f"{path}, frame {index}", frame=index)
                 total.add(chunk, "frame")
                 _store(archive, frame_member(index), chunk.data)
             if not total.points:
@@ -164,6 +173,24 @@ class _Totals:
                     yield ClipAttribute(name, "float32", count, scope, low, high, int(nbytes))
 
 
+def _fragment_table(shared: EncodedField) -> tuple[ClipFragment, ...]:
+    firsts = accumulate((fragment.frames for fragment in shared.fragments), initial=0)
+    return tuple(
+        ClipFragment(first, fragment.frames, fragment.base)
+        for first, fragment in zip(firsts, shared.fragments, strict=False)
+    )
+
+
+def _shared_rows(shared: EncodedField) -> Iterator[ClipAttribute]:
+    """What the components of fields take, all fragments and bases together."""
+    sizes: dict[str, int] = {}
+    for member in (*shared.bases, *(fragment.member for fragment in shared.fragments)):
+        for name, nbytes in member.nbytes.items():
+            sizes[name] = sizes.get(name, 0) + nbytes
+    for name, nbytes in sizes.items():
+        yield ClipAttribute(name, "field", 1, "fragment", 0.0, 0.0, nbytes)
+
+
 def _around(*boxes: np.ndarray) -> np.ndarray:
     """The box (2, 3) around boxes."""
     return np.stack([np.min([low for low, _ in boxes], 0), np.max([high for _, high in boxes], 0)])
@@ -174,7 +201,7 @@ class _Head:
     """What the head says about everything but the frames."""
 
     path: Path
-    codec: str
+    encoder: Encoder
     fps: float
     cameras: tuple[ClipCamera, ...]
     settings: PeelSettings
@@ -189,9 +216,10 @@ class _Head:
             up = np.asarray(up, dtype=np.float64).reshape(3)
             up = up / max(np.linalg.norm(up), 1e-300)
         bounds, frame_bounds = total.bounds()
+        shared = self.encoder.shared
         info = ClipInfo(
             version=SCHEMA_VERSION,
-            codec=self.codec,
+            codec=self.encoder.name,
             frame_count=len(total.points),
             first_frame=int(self.first_frame),
             fps=float(self.fps),
@@ -205,8 +233,9 @@ class _Head:
             footprint=FOOTPRINT_VERSION,
             settings=self.settings,
             cameras=self.cameras,
-            attributes=tuple(total.attributes()),
+            attributes=(*total.attributes(), *(_shared_rows(shared) if shared else ())),
             provenance=dict(self.provenance),
+            fragments=_fragment_table(shared) if shared else (),
         )
         document = encode_info(info, str(self.path))
         decode_info(document, str(self.path))

@@ -33,6 +33,7 @@ class KPlanes(torch.nn.Module):
         extent = np.maximum(bounds[1] - bounds[0], 1e-12)
         self.register_buffer("low", torch.from_numpy(bounds[0]))
         self.register_buffer("extent", torch.from_numpy(extent))
+        self.resolutions, self.channels = tuple(resolutions), channels
         self.feature_count = channels * len(resolutions)
         self.levels = torch.nn.ModuleList()
         for resolution in resolutions:
@@ -118,6 +119,37 @@ class FieldPoints(torch.nn.Module):
         torch.nn.init.normal_(self.heads[2].weight, std=1e-2)
         torch.nn.init.zeros_(self.heads[2].bias)
         self.register_buffer("start", torch.tensor([float(raw_radius(radius)), logit(density)]))
+
+    @property
+    def shape(self) -> dict:
+        """What, beside the tensors, it takes to make a model of the same shape."""
+        return {
+            "points": [len(offset) for offset in self.offsets],
+            "spacing": self.spacing,
+            "sh_degree": math.isqrt(self.sh_count) - 1,
+            "resolutions": list(self.field.resolutions),
+            "channels": self.field.channels,
+            "hidden": self.heads[0].out_features,
+            "bounds": torch.stack([self.field.low, self.field.low + self.field.extent]).tolist(),
+        }
+
+    @classmethod
+    def of_shape(cls, shape: dict) -> FieldPoints:
+        """A model of this shape, with arbitrary parameters. Raises KeyError, TypeError and
+        ValueError for what is none."""
+        nothing = [np.zeros((count, 3), np.float32) for count in shape["points"]]
+        return cls(
+            nothing,
+            nothing,
+            shape["spacing"],
+            np.array(shape["bounds"]),
+            sh_degree=shape["sh_degree"],
+            radius=0.5 * shape["spacing"],
+            density=0.5,
+            resolutions=tuple(shape["resolutions"]),
+            channels=shape["channels"],
+            hidden=shape["hidden"],
+        )
 
     def forward(self, step: int) -> PointTensors:
         """The points of the fragment's frame number `step`."""

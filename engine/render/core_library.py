@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import CoreError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 INSTALL_HINT = "Install it with: pip install ./cuda (needs g++), or reinstall the extension"
 _HINTS = {
     2: "Close other programs, or use a smaller picture or fewer points",
@@ -179,6 +179,14 @@ def library() -> ctypes.CDLL:
         "peel4d_decode_points": (
             c_int32,
             [c_void_p, c_int64, c_int64, c_int32, POINTER(CComponent), c_int32, c_void_p, c_void_p],
+        ),
+        "peel4d_encode_symbols": (
+            c_int32,
+            [c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int32, c_int32, c_void_p],
+        ),
+        "peel4d_decode_symbols": (
+            c_int32,
+            [c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_int32, c_int32, c_void_p],
         ),
     }
     for name, (result, arguments) in signatures.items():

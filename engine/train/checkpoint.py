@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from ..atomic import write_bytes
 from ..errors import ReconstructionError
+from ..model.kplanes import FieldPoints
 from ..render.splats import Splats
 
 
@@ -59,4 +61,24 @@ def load_splats(path: Path) -> Splats:
             f"checkpoint without {error}",
             where=path,
             hint="Delete this file; --resume then trains its frames again",
+        ) from error
+
+
+def save_field(path: Path, model: FieldPoints, labels: Sequence[int], **metadata: object) -> None:
+    """Write the trained model of a fragment's frames. Raises OutputError."""
+    save_tensors(path, model.state_dict(), shape=model.shape, frames=list(labels), **metadata)
+
+
+def load_field(path: Path) -> tuple[FieldPoints, tuple[int, ...]]:
+    """Read a fragment's model and the labels of its frames. Raises ReconstructionError."""
+    tensors, metadata = load_tensors(path)
+    try:
+        model = FieldPoints.of_shape(metadata["shape"])
+        model.load_state_dict(tensors)
+        return model, tuple(int(label) for label in metadata["frames"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ReconstructionError(
+            f"not the field of a fragment ({error})",
+            where=path,
+            hint="Delete this file and its frames; --resume then trains them again",
         ) from error

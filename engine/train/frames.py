@@ -16,7 +16,7 @@ from ..model.kplanes import FieldPoints
 from ..model.points import ExplicitPoints
 from ..progress import Progress, ProgressCallback
 from ..render.splats import Splats
-from .checkpoint import save_splats
+from .checkpoint import save_field, save_splats
 from .evaluate import held_out_pictures
 from .initialize import initial_points
 from .metrics import psnr
@@ -164,6 +164,7 @@ def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> 
         tuple(tuple(usable) for _, _, usable in starts),
     )
     reached = _optimized(run, model, job, labels, report, deadline)
+    save_field(run.folder.field(labels[0]), model, labels, psnr=reached)
     for step, label in enumerate(labels):
         _finish(run, label, _points_now(model, step), reached, (step + 1) / len(labels), report)
     run.folder.running(job.key).unlink(missing_ok=True)

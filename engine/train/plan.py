@@ -82,6 +82,10 @@ class Folder:
     def frame(self, label: int) -> Path:
         return self.root / "frames" / f"{label:06d}.safetensors"
 
+    def field(self, label: int) -> Path:
+        """The trained field of the fragment that begins with this frame."""
+        return self.root / "fields" / f"{label:06d}.safetensors"
+
     def initial(self, label: int) -> Path:
         return self.root / "initial" / f"{label:06d}.safetensors"
 

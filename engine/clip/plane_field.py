@@ -1,0 +1,98 @@
+"""A K-Planes field in numpy: what `engine/model/kplanes.py` trains, evaluated without torch.
+
+Source: K-Planes (Fridovich-Keil et al. 2023), combined as f = f_xy f_zt + f_xz f_yt + f_yz f_xt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .fragment import Evaluated
+
+#: Space plane and the time plane that completes it, as indices into (x, y, z, t).
+PLANE_PAIRS = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3)))
+#: Radii are LOW + (HIGH - LOW) sigmoid, in point spacings; SH coefficients SHADING tanh.
+RADIUS_LOW, RADIUS_HIGH, SHADING = 0.25, 4.0, 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneField:
+    """bounds: (2, 3) world box of the planes. spacing: of the points, world units.
+    levels: per spatial resolution six planes in the order space, time, space, ... of PLANE_PAIRS,
+    each (H, W, C) float32; a time plane's H is time. start: raw radius and density that the heads
+    add to. layers: weight (out, in) and bias (out,) of the two layers of the heads, float32.
+    first: step of the planes' time axis that is step 0 of `evaluate`.
+    """
+
+    bounds: np.ndarray
+    spacing: float
+    levels: Sequence[Sequence[np.ndarray]]
+    start: tuple[float, float]
+    layers: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    first: int = 0
+
+    def features(self, step: int, position: np.ndarray) -> np.ndarray:
+        """(N, C of all levels) float32."""
+        low = self.bounds[0].astype(np.float32)
+        extent = np.maximum(self.bounds[1] - self.bounds[0], 1e-12).astype(np.float32)
+        unit = np.clip((position - low) / extent, 0, 1)
+        features = []
+        for planes in self.levels:
+            total = 0.0
+            for pair, ((a, b), (c, _)) in enumerate(PLANE_PAIRS):
+                space, time = planes[2 * pair], planes[2 * pair + 1]
+                row = time[min(self.first + step, len(time) - 1)]
+                total = total + _plane(space, unit[:, a], unit[:, b]) * _line(row, unit[:, c])
+            features.append(total)
+        return np.concatenate(features, axis=1)
+
+    def evaluate(self, step: int, position: np.ndarray) -> Evaluated:
+        first, first_bias, second, second_bias = self.layers
+        hidden = self.features(step, position) @ first.T
+        hidden += first_bias
+        output = np.maximum(hidden, 0, out=hidden) @ second.T
+        output += second_bias
+        radius = RADIUS_LOW + (RADIUS_HIGH - RADIUS_LOW) * _sigmoid(output[:, 0] + self.start[0])
+        density = np.maximum(_sigmoid(output[:, 1] + self.start[1]), np.float32(1e-7))
+        sh = SHADING * np.tanh(output[:, 2:])
+        radius = np.maximum(radius * self.spacing, np.float32(1e-30))
+        return radius.astype(np.float32), density, sh.reshape(len(sh), -1, 3)
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return (1 / (1 + np.exp(-np.clip(values, -80, 80)))).astype(np.float32)
+
+
+def _corners(unit: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The texel before, and how far it is to the next."""
+    place = unit * np.float32(size - 1)
+    texel = np.minimum(place.astype(np.int32), max(size - 2, 0))
+    return texel, (place - texel)[:, None]
+
+
+def _line(row: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """row: (W, C), W >= 2."""
+    texel, part = _corners(unit, len(row))
+    before = row[texel]
+    return before + part * (row[texel + 1] - before)
+
+
+def _plane(plane: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """plane: (H, W, C), H, W >= 2."""
+    height, width, channels = plane.shape
+    column, right = _corners(across, width)
+    row, below = _corners(down, height)
+    texels = plane.reshape(-1, channels)
+    first = row * width + column
+    upper = texels[first]
+    upper += right * (texels[first + 1] - upper)
+    first += width
+    lower = texels[first]
+    lower += right * (texels[first + 1] - lower)
+    lower -= upper
+    lower *= below
+    lower += upper
+    return lower
