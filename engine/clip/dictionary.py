@@ -42,16 +42,13 @@ class Grid:
         """Corners around positions (N, 3), (N, 8) int32, and their trilinear weights, float32."""
         at = (position.astype(np.float64) - np.asarray(origin)) / self.cell
         size = np.array(self.shape)
-        if not self.periodic:
-            at = np.clip(at, 0, size - 1)
-        whole = np.floor(at)
-        if not self.periodic:
-            whole = np.minimum(whole, size - 2)
+        at = np.mod(at, size) if self.periodic else np.clip(at, 0, size - 1)
+        whole = np.floor(at) if self.periodic else np.minimum(np.floor(at), size - 2)
         part = at - whole
         low = whole.astype(np.int64)
         pair = np.stack([low, low + 1])  # (2, N, 3)
         if self.periodic:
-            pair %= size
+            pair %= size  # the corner after the last one, and a remainder rounded up to the period
         stride = np.array([1, self.shape[0], self.shape[0] * self.shape[1]])
         pair = pair * stride
         share = np.stack([1 - part, part])
@@ -108,10 +105,14 @@ class FieldLayout:
 #: Basis grids: cell in point spacings, corners per period, channels. 6 levels of 4, 4, 4, 2, 2 and 2
 #: channels as in DiF. Periods are no multiples of each other, so no two places share all of them.
 LEVELS = ((12.0, 8, 4), (9.5, 9, 4), (7.5, 10, 4), (6.0, 11, 2), (5.0, 12, 2), (4.0, 13, 2))
-#: Cell of the coefficients, in spacings.
+#: Cells of the coefficients, in spacings.
 COEFFICIENT_CELL = 12.0
 HIDDEN = 32
-_MAX_CORNERS = 1 << 17
+MAX_CORNERS = 1 << 17
+#: Points that are evaluated at a time: more only take memory.
+_BLOCK = 1 << 16
+#: A density of nothing is no point.
+_LEAST_DENSITY = np.float32(1e-4)
 
 
 def make_layout(
@@ -127,7 +128,7 @@ def make_layout(
     cells of C grow until it has no more corners than memory is for. coarseness: of its steps."""
     extent = np.asarray(bounds[1], dtype=np.float64) - bounds[0]
     cell = COEFFICIENT_CELL * spacing * size
-    while np.prod(np.ceil(extent / cell) + 2) > _MAX_CORNERS:
+    while np.prod(np.ceil(extent / cell) + 2) > MAX_CORNERS:
         cell *= 1.25
     shape = tuple(int(n) for n in np.maximum(np.ceil(extent / cell) + 1, 2))
     basis = tuple(
@@ -160,8 +161,19 @@ def evaluate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Radius (N,), density (N,) and harmonics (N, B, 3) of points at `position` (N, 3), float32.
 
-    network: integers, shaped as the layout says.
+    network: integers, shaped as the layout says. Decoding is exact in these integers; what they
+    evaluate to differs between machines by roundings of float32, which nothing is predicted from.
     """
+    parts = [
+        _evaluated(layout, state, network, position[first : first + _BLOCK])
+        for first in range(0, max(len(position), 1), _BLOCK)
+    ]
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def _evaluated(
+    layout: FieldLayout, state: FieldState, network: Sequence[np.ndarray], position: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     origin = layout.origin
     coefficient = _sampled(layout.coefficient, state.coefficient, position, origin)
     features = 1 + np.float32(layout.steps[0]) * coefficient
@@ -177,8 +189,8 @@ def evaluate(
     # Written so that no exponential overflows.
     part = 0.5 + 0.5 * np.tanh(0.5 * raw)
     radius = np.float32(low) + np.float32(high - low) * part[:, 0]
-    sh = output[:, 2:].reshape(len(position), -1, 3)
-    return radius, np.ascontiguousarray(part[:, 1]), np.ascontiguousarray(sh)
+    sh = output[:, 2:].reshape(len(position), SH_COUNTS[layout.sh_degree], 3)
+    return radius, np.maximum(part[:, 1], _LEAST_DENSITY), sh
 
 
 def _sampled(

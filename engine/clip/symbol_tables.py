@@ -1,4 +1,4 @@
-"""Integer probability tables of numbers around zero, from two bytes each.
+"""Integer probability tables of numbers around zero, from three bytes each.
 
 A discrete Laplace density with a zero of its own: P(0) = zero / 256, and every further step away
 from zero is ratio / 256 times as likely. Integers only, so both ends have the same table.
@@ -22,6 +22,15 @@ class SymbolTable:
     zero: int
     ratio: int
     highest: int
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SymbolTable:
+        """The inverse of `to_bytes`, for any three bytes."""
+        zero, ratio, highest = data
+        return cls(max(zero, 1), ratio, highest)
+
+    def to_bytes(self) -> bytes:
+        return bytes((self.zero, self.ratio, self.highest))
 
     @property
     def frequencies(self) -> np.ndarray:

@@ -37,8 +37,10 @@ from .trainer import Job, picture_loss, schedule
 _WINDOW = 16
 #: How much a unit of the field's outputs shows: raw radius, raw density, harmonics.
 _OUTPUT_WEIGHTS = (0.5, 0.2, SH_C0)
-#: The colours' numbers stay inside this.
-MAX_COLOR = 1 << 12
+#: How much a unit of a radius' logarithm counts where one of colour counts 1.
+_ANCHOR_RADIUS = 0.25
+#: The points' own numbers stay inside this.
+MAX_CODE = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -46,28 +48,30 @@ class ResidualSettings:
     """One rate point, and how long it is trained.
 
     rate_weight: lambda, loss per bit and point. position: lattice of the positions, in median
-    radii. color: step of the points' own colours. prune: see `clip.pack.PackSettings`. coarseness:
+    radii. color, radius: steps of the points' own colours, absolute, and radii, relative. prune: see `clip.pack.PackSettings`. coarseness:
     of the field's steps. residual_weight: lambda_1 of |R|_1, relative to lambda. first_steps,
     steps: pictures that teach the first frame and each later one. fit_steps: steps towards the
     source's attributes before pictures are looked at. joint: quantisation and rate are simulated in
     training; else they come after it.
     """
 
-    rate_weight: float = 1e-4
-    position: float = 1 / 8
-    color: float = 1 / 40
-    prune: float = 0.02
+    rate_weight: float = 3e-4
+    position: float = 1 / 2.5
+    color: float = 1 / 20
+    radius: float = 0.25
+    prune: float = 0.01
     coarseness: float = 1.0
     residual_weight: float = 0.1
     gop: int = 10
-    first_steps: int = 500
-    steps: int = 250
-    fit_steps: int = 200
+    first_steps: int = 200
+    steps: int = 150
+    fit_steps: int = 150
     grid_rate: float = 0.12
     network_rate: float = 3e-3
     picture_rate: float = 0.03
     color_rate: float = 2.5e-3
-    anchor: float = 0.0
+    radius_rate: float = 0.01
+    anchor: float = 0.2
     joint: bool = True
     field_size: float = 1.0
 
@@ -96,7 +100,9 @@ class TrainedFrame:
     differences: list[np.ndarray]
     state: FieldState
     colors: np.ndarray
+    radii: np.ndarray
     color_step: float
+    radius_step: float
     field_bits: float
     color_bits: float
 
@@ -113,6 +119,7 @@ class TrainedFragment:
         position = frame.source.splats.position
         radius, density, sh = evaluate(self.layout, frame.state, self.network, position)
         sh[:, 0] += frame.colors * np.float32(frame.color_step / SH_C0)
+        radius = radius * np.exp(frame.radii * frame.radius_step)
         return Splats(position, radius, density, sh)
 
 
@@ -163,29 +170,51 @@ def train_fragment(
     return TrainedFragment(layout, network, frames)
 
 
-class _Colors(torch.nn.Module):
-    """The points' own colours as whole numbers, predicted from points before them."""
+class _Own(torch.nn.Module):
+    """The points' own colours and radii as whole numbers: what the field lacks of them.
 
-    def __init__(self, source: SourceFrame, start: torch.Tensor, step: float):
+    color: (N, 3) coefficients. radius: (N,) logarithms.
+    """
+
+    def __init__(
+        self,
+        source: SourceFrame,
+        color: torch.Tensor,
+        radius: torch.Tensor,
+        settings: ResidualSettings,
+    ):
         super().__init__()
-        self.step = step / SH_C0
-        self.codes = torch.nn.Parameter(start / self.step)
-        self.log_scales = torch.nn.Parameter(torch.ones(3))
-        self._prediction = _prediction(source.cells)
+        self.color_step, self.radius_step = settings.color / SH_C0, settings.radius
+        self.colors = torch.nn.Parameter(color / self.color_step)
+        self.radii = torch.nn.Parameter(radius / self.radius_step)
+        self.log_scales = torch.nn.Parameter(torch.ones(4))
+        self._prediction = _Prediction(source.cells)
 
-    def forward(self, quantised: bool) -> torch.Tensor:
-        return self.step * (rounded(self.codes, MAX_COLOR) if quantised else self.codes)
+    def forward(self, quantised: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Colours (N, 3) and factors of the radii (N,)."""
+        colors, radii = self.colors, self.radii
+        if quantised:
+            colors, radii = rounded(colors, MAX_CODE), rounded(radii, MAX_CODE)
+        return self.color_step * colors, torch.exp(self.radius_step * radii)
 
     def bits(self) -> torch.Tensor:
-        codes = rounded(self.codes, MAX_COLOR)
+        codes = rounded(self.colors, MAX_CODE)
         error = codes - self._prediction(codes)
         green = error[:, 1]
+        radii = rounded(self.radii, MAX_CODE)
         # The codec takes green's difference off red's and blue's.
-        errors = torch.stack([error[:, 0] - green, green, error[:, 2] - green], dim=1)
+        errors = torch.stack([error[:, 0] - green, green, error[:, 2] - green, radii], dim=1)
         return laplace_bits(errors, self.log_scales).sum()
 
+    @torch.no_grad()
+    def integers(self) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(
+            codes.round().clamp(-MAX_CODE, MAX_CODE).cpu().numpy().astype(np.int32)
+            for codes in (self.colors, self.radii)
+        )
 
-class _prediction:
+
+class _Prediction:
     """The mean of near points before each, (N, 3) -> (N, 3)."""
 
     def __init__(self, cells: np.ndarray):
@@ -240,16 +269,31 @@ def _train_frame(
     def off(output: torch.Tensor) -> torch.Tensor:
         return (importance * ((output - target) * scale).square()).mean()
 
+    radius, sh = (torch.from_numpy(a) for a in (splats.radius, splats.sh))
+
+    def anchor(points: PointTensors) -> torch.Tensor:
+        """How far points have gone from the source's, which were trained with more care."""
+        radii = _ANCHOR_RADIUS * torch.log(points.radius / radius).square()
+        colors = SH_C0**2 * (points.sh - sh).square().sum(dim=(1, 2))
+        return (importance[:, 0] * (radii + colors)).mean() / target.shape[1]
+
     _fit(field, sample, off, settings, rate, weight)
     with torch.no_grad():
-        own = torch.from_numpy(splats.sh[:, 0]) - field(sample)[:, 2:5]
-    colors = _Colors(source, own, settings.color)
+        output = field(sample)
+        known = bounded_radius(output[:, 0] + start[0], layout.spacing)
+        own = _Own(
+            source,
+            torch.from_numpy(splats.sh[:, 0]) - output[:, 2:5],
+            torch.log(torch.from_numpy(splats.radius) / known),
+            settings,
+        )
 
     groups = [
         (list(field.differences), settings.picture_rate),
         ([p for p in field.network if p.requires_grad], settings.network_rate),
-        ([*field.log_scales, colors.log_scales], 0.05),
-        ([colors.codes], settings.color_rate / settings.color),
+        ([*field.log_scales, own.log_scales], 0.05),
+        ([own.colors], settings.color_rate / settings.color),
+        ([own.radii], settings.radius_rate / settings.radius),
     ]
     optimizer = torch.optim.Adam(
         [{"params": parameters, "lr": lr} for parameters, lr in groups if parameters], eps=1e-15
@@ -266,36 +310,37 @@ def _train_frame(
         for group, lr in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * train_settings.decay ** (step / len(order))
         image = images.get(source.frame, view)
-        output, own = field(sample), colors(settings.joint)
-        points = _points(output, own, position, start, layout)
+        output, (dc, factor) = field(sample), own(settings.joint)
+        points = _points(output, dc, factor, position, start, layout)
         rgba, depth = peel(*points, image.camera, train_settings.peel)
         loss, _ = picture_loss(
             rgba, depth, layout.spacing, image, view, color, recipes[step % 2]
         )
         if settings.anchor:
-            whole = torch.cat([output[:, :2], output[:, 2:5] + own, output[:, 5:]], dim=1)
-            loss = loss + settings.anchor * off(whole)
+            loss = loss + settings.anchor * anchor(points)
         if settings.joint:
-            loss = loss + weight * (rate() + colors.bits())
+            loss = loss + weight * (rate() + own.bits())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
     with torch.no_grad():
         field_bits = float(field.bits(sample)) if settings.joint else math.nan
-        color_bits = float(colors.bits()) if settings.joint else math.nan
+        color_bits = float(own.bits()) if settings.joint else math.nan
         if not settings.joint:
             field.quantised = True
         differences = field.integers()
         before = [field._base(i).numpy().astype(np.int16) for i in range(len(differences))]
         values = [b + d for b, d in zip(before, differences, strict=True)]
-        codes = colors.codes.round().clamp(-MAX_COLOR, MAX_COLOR).numpy().astype(np.int32)
+        colors, radii = own.integers()
     return TrainedFrame(
         source,
         differences,
         FieldState(values[0], tuple(values[1:])),
-        codes,
+        colors,
+        radii,
         settings.color,
+        settings.radius,
         field_bits,
         color_bits,
     )
@@ -348,6 +393,7 @@ def _fit(
 def _points(
     output: torch.Tensor,
     own: torch.Tensor,
+    factor: torch.Tensor,
     position: torch.Tensor,
     start: torch.Tensor,
     layout: FieldLayout,
@@ -356,7 +402,7 @@ def _points(
     sh = torch.cat([sh[:, :1] + own[:, None], sh[:, 1:]], dim=1)
     return PointTensors(
         position,
-        bounded_radius(output[:, 0] + start[0], layout.spacing),
+        bounded_radius(output[:, 0] + start[0], layout.spacing) * factor,
         torch.sigmoid(output[:, 1] + start[1]),
         sh,
     )
