@@ -104,9 +104,9 @@ class FieldLayout:
 
 #: Basis grids: cell in point spacings, corners per period, channels. 6 levels of 4, 4, 4, 2, 2 and 2
 #: channels as in DiF. Periods are no multiples of each other, so no two places share all of them.
-LEVELS = ((12.0, 8, 4), (9.5, 9, 4), (7.5, 10, 4), (6.0, 11, 2), (5.0, 12, 2), (4.0, 13, 2))
+LEVELS = ((20.0, 8, 4), (16.0, 9, 4), (12.0, 10, 4), (9.5, 11, 2), (8.0, 12, 2), (6.5, 13, 2))
 #: Cells of the coefficients, in spacings.
-COEFFICIENT_CELL = 12.0
+COEFFICIENT_CELL = 20.0
 HIDDEN = 32
 MAX_CORNERS = 1 << 17
 #: Points that are evaluated at a time: more only take memory.

@@ -75,6 +75,10 @@ class DictionaryField(torch.nn.Module):
                 value = torch.randn(shape) * (0.5 if index == 0 else 0.3) * shape[0] ** -0.5
             self.network.append(torch.nn.Parameter(value, requires_grad=network is None))
 
+    def sample(self, position: np.ndarray) -> FieldSample:
+        """The field at positions (N, 3), for as often as it is asked there."""
+        return FieldSample(self.layout, position, self.differences[0].device)
+
     @torch.no_grad()
     def start(self, sample: FieldSample) -> None:
         """Give the coefficients and the network of a first frame something to learn from. Corners
@@ -119,6 +123,15 @@ class DictionaryField(torch.nn.Module):
             difference.round().clamp(-MAX_SYMBOL, MAX_SYMBOL).cpu().numpy().astype(np.int16)
             for difference in self.differences
         ]
+
+    @torch.no_grad()
+    def state(self) -> FieldState:
+        """The frame's integers as a decoder has them: the last frame's and the differences."""
+        values = [
+            self._base(index).cpu().numpy().astype(np.int16) + difference
+            for index, difference in enumerate(self.integers())
+        ]
+        return FieldState(values[0], tuple(values[1:]))
 
     @torch.no_grad()
     def network_integers(self) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..clip.dictionary import FieldLayout, FieldState, evaluate, make_layout
+from ..clip.lattice import short
 from ..errors import ReconstructionError
 from ..model.camera_color import CameraColor
 from ..model.dictionary_field import (
@@ -75,17 +76,24 @@ class ResidualSettings:
     joint: bool = True
     field_size: float = 1.0
 
+    @property
+    def color_step(self) -> float:
+        """Of the constant SH coefficient."""
+        return short(self.color / SH_C0)
+
 
 @dataclass(frozen=True, eq=False)
 class SourceFrame:
-    """A frame of explicit points, on the lattice of its positions, in the order of its stream.
+    """A frame of explicit points, on the grid of its positions, in the order of its stream.
 
-    splats: positions are decoded ones. cells: (N, 3) of the lattice. importance: (N,) mean 1.
-    frame: index in the capture. views: that teach it.
+    splats: positions are decoded ones. cells: (N, 3) of the grid, grid_step: their edge, world
+    units. importance: (N,) pixels that a point fills, mean 1. frame: index in the capture. views:
+    that teach it.
     """
 
     splats: Splats
     cells: np.ndarray
+    grid_step: float
     importance: np.ndarray
     frame: int
     views: tuple[int, ...]
@@ -118,8 +126,8 @@ class TrainedFragment:
         frame = self.frames[step]
         position = frame.source.splats.position
         radius, density, sh = evaluate(self.layout, frame.state, self.network, position)
-        sh[:, 0] += frame.colors * np.float32(frame.color_step / SH_C0)
-        radius = radius * np.exp(frame.radii * frame.radius_step)
+        sh[:, 0] += (frame.colors * frame.color_step).astype(np.float32)
+        radius = (radius * np.exp(frame.radii * frame.radius_step)).astype(np.float32)
         return Splats(position, radius, density, sh)
 
 
@@ -131,11 +139,11 @@ def train_fragment(
     train_settings: TrainSettings,
     settings: ResidualSettings,
     *,
-    report: Callable[[int, float], None] = lambda frame, psnr: None,
+    report: Callable[[int], None] = lambda frame: None,
 ) -> TrainedFragment:
     """Train the frames of one fragment, one after the other.
 
-    spacing: of the points, world units. Raises ReconstructionError for a fragment without points.
+    spacing: of the points, world units. report(number of a finished frame). Raises ReconstructionError for a fragment without points.
     """
     if not sources or any(len(source.splats) == 0 for source in sources):
         raise ReconstructionError(
@@ -161,16 +169,40 @@ def train_fragment(
     for number, source in enumerate(sources):
         field = DictionaryField(layout, state, network)
         field.quantised = settings.joint
-        trained = _train_frame(field, source, color, images, train_settings, settings, number)
-        frames.append(trained)
-        state = trained.state
+        learned = learn_frame(field, source, color, images, train_settings, settings, number)
+        frames.append(_decided(field, source, *learned, settings))
+        state = frames[-1].state
         if network is None:
             network = field.network_integers()
-        report(number, 0.0)
+        report(number)
     return TrainedFragment(layout, network, frames)
 
 
-class _Own(torch.nn.Module):
+@torch.no_grad()
+def _decided(
+    field: DictionaryField,
+    source: SourceFrame,
+    sample: FieldSample,
+    own: OwnValues,
+    settings: ResidualSettings,
+) -> TrainedFrame:
+    """The integers of a trained frame, which are all that anybody sees of it from here on."""
+    known = settings.joint  # else nobody has looked at densities
+    colors, radii = own.integers()
+    return TrainedFrame(
+        source,
+        field.integers(),
+        field.state(),
+        colors,
+        radii,
+        own.color_step,
+        own.radius_step,
+        float(field.bits(sample)) if known else math.nan,
+        float(own.bits()) if known else math.nan,
+    )
+
+
+class OwnValues(torch.nn.Module):
     """The points' own colours and radii as whole numbers: what the field lacks of them.
 
     color: (N, 3) coefficients. radius: (N,) logarithms.
@@ -184,7 +216,7 @@ class _Own(torch.nn.Module):
         settings: ResidualSettings,
     ):
         super().__init__()
-        self.color_step, self.radius_step = settings.color / SH_C0, settings.radius
+        self.color_step, self.radius_step = settings.color_step, short(settings.radius)
         self.colors = torch.nn.Parameter(color / self.color_step)
         self.radii = torch.nn.Parameter(radius / self.radius_step)
         self.log_scales = torch.nn.Parameter(torch.ones(4))
@@ -239,7 +271,7 @@ class _Prediction:
         return Interpolate.apply(codes, self.matrix, self.transpose)
 
 
-def _train_frame(
+def learn_frame(
     field: DictionaryField,
     source: SourceFrame,
     color: CameraColor,
@@ -247,21 +279,20 @@ def _train_frame(
     train_settings: TrainSettings,
     settings: ResidualSettings,
     number: int,
-) -> TrainedFrame:
+) -> tuple[FieldSample, OwnValues]:
+    """Train the field of a frame and what its points have beside it. number: of the frame in its
+    fragment. Any field can be trained that has the methods of `DictionaryField`."""
     layout, splats = field.layout, source.splats
-    count = len(splats)
-    sample = FieldSample(layout, splats.position, torch.device("cpu"))
+    sample = field.sample(splats.position)
     if number == 0:
         field.start(sample)
     start = torch.tensor(layout.start)
     position = torch.from_numpy(splats.position)
-    weight = settings.rate_weight / count if settings.joint else 0.0
+    weight = settings.rate_weight / len(splats)
 
     def rate() -> torch.Tensor | float:
-        if not settings.joint:
-            return 0.0
-        size = settings.residual_weight * field.residual_size() if number else 0.0
-        return field.bits(sample) + size
+        bits = field.bits(sample) if settings.joint else 0.0
+        return bits + (settings.residual_weight * field.residual_size() if number else 0.0)
 
     target, scale = _target(source, layout)
     importance = torch.from_numpy(source.importance.astype(np.float32))[:, None]
@@ -281,7 +312,7 @@ def _train_frame(
     with torch.no_grad():
         output = field(sample)
         known = bounded_radius(output[:, 0] + start[0], layout.spacing)
-        own = _Own(
+        own = OwnValues(
             source,
             torch.from_numpy(splats.sh[:, 0]) - output[:, 2:5],
             torch.log(torch.from_numpy(splats.radius) / known),
@@ -318,32 +349,12 @@ def _train_frame(
         )
         if settings.anchor:
             loss = loss + settings.anchor * anchor(points)
-        if settings.joint:
-            loss = loss + weight * (rate() + own.bits())
+        loss = loss + weight * (rate() + (own.bits() if settings.joint else 0.0))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
-    with torch.no_grad():
-        field_bits = float(field.bits(sample)) if settings.joint else math.nan
-        color_bits = float(own.bits()) if settings.joint else math.nan
-        if not settings.joint:
-            field.quantised = True
-        differences = field.integers()
-        before = [field._base(i).numpy().astype(np.int16) for i in range(len(differences))]
-        values = [b + d for b, d in zip(before, differences, strict=True)]
-        colors, radii = own.integers()
-    return TrainedFrame(
-        source,
-        differences,
-        FieldState(values[0], tuple(values[1:])),
-        colors,
-        radii,
-        settings.color,
-        settings.radius,
-        field_bits,
-        color_bits,
-    )
+    return sample, own
 
 
 def _target(source: SourceFrame, layout: FieldLayout) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rate and distortion of the codec "residual", of what it is made of, and of what it replaces.
+
+    python benchmarks/residual.py DIR OUT.json [--frames 10:20] [--ablation-frames 5]
+
+DIR is a finished reconstruction of explicit points. Every row is one rate point: bytes per frame of
+all that the subject takes (frames and fragments with positions, colours and networks; the static
+background and the clip's head are the same for all and left out), and the PSNR of the held-out
+views' full pictures over all frames, from decoded points. Codecs:
+
+residual: the product's presets, through its own chunks. residual, fields apart: every frame has a
+field of its own (no C_t and R_t). residual, rate apart: trained without quantisation and rate loss,
+quantised afterwards. predictive: `peel4d pack`. rerf: grids coded in the way of ReRF (`rerf.py`),
+over several qualities and lattices; rerf, no own radii: the same with radii from the field alone.
+zstd: fields apart, of float16, and byte planes of the points' codes, all through zstd.
+BD-rate and BD-PSNR are taken against the best points of a curve, those that no other point of it
+beats in both rate and PSNR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from measure import write_result
+from rerf import GridFragment, compress, train_grids
+
+from peel4d.engine.clip import morton, planes
+from peel4d.engine.clip.compression import Compressor
+from peel4d.engine.clip.field_points import decode_field_points, encode_field_points
+from peel4d.engine.clip.predictive import Steps, decode_predictive, encode_predictive
+from peel4d.engine.clip.residual import decode_residual
+from peel4d.engine.render.splats import Splats
+from peel4d.engine.train.evaluate import held_out_pictures
+from peel4d.engine.train.metrics import psnr
+from peel4d.engine.train.plan import Folder, load_plan, select_frames
+from peel4d.engine.train.rate_distortion import bd_psnr, bd_rate
+from peel4d.engine.train.residual import SourceFrame, TrainedFragment, train_fragment
+from peel4d.engine.train.residual_clip import PRESETS, encoder_of, open_source, source_frame
+from peel4d.engine.train.run import Run
+
+#: What a member takes in the archive beside its data.
+ENTRY = 130
+COARSENESS = (0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+#: Quality of ReRF's transform, and steps of positions (median radii), colours and radii.
+RERF = (
+    (1 / 64, 1 / 6, 1 / 40, 0.15),
+    (1 / 32, 1 / 4, 1 / 28, 0.2),
+    (1 / 16, 1 / 4, 1 / 28, 0.2),
+    (1 / 16, 1 / 2.5, 1 / 20, 0.25),
+    (1 / 8, 1 / 2.5, 1 / 20, 0.25),
+    (1 / 8, 1 / 2, 1 / 14, 0.35),
+    (1 / 4, 1 / 2, 1 / 14, 0.35),
+    (1 / 4, 1 / 1.5, 1 / 10, 0.5),
+    (1 / 2, 1 / 1.5, 1 / 10, 0.5),
+)
+
+
+class Bench:
+    """An open reconstruction, and what has been measured so far."""
+
+    def __init__(self, run: Run, output: Path) -> None:
+        self.run, self.output = run, output
+        self.rows: list[dict] = []
+
+    def score(self, splats: Splats, frame: int) -> float:
+        shown = held_out_pictures(self.run, splats, frame, "full")
+        return float(np.mean([psnr(*picture[1:]) for picture in shown]))
+
+    def add(self, codec: str, point: object, sizes: Sequence[float], scores: Sequence[float], **of):
+        row = {
+            "codec": codec,
+            "point": point,
+            "frames": len(scores),
+            "bytes_per_frame": round(float(np.sum(sizes)) / len(scores)),
+            "psnr": round(float(np.mean(scores)), 4),
+            **of,
+        }
+        self.rows.append(row)
+        print(row, flush=True)
+        write_result(self.output, self.result())
+
+    def curve(self, codec: str, frames: int) -> list[tuple[float, float]]:
+        points = sorted(
+            (row["bytes_per_frame"], row["psnr"])
+            for row in self.rows
+            if row["codec"] == codec and row["frames"] == frames
+        )
+        best: list[tuple[float, float]] = []
+        for rate, score in points:
+            if not best or score > best[-1][1]:
+                best.append((rate, score))
+        return best
+
+    def result(self) -> dict:
+        gains = {}
+        codecs = sorted({row["codec"] for row in self.rows})
+        for frames in sorted({row["frames"] for row in self.rows}):
+            new = self.curve("residual", frames)
+            for codec in codecs:
+                old = self.curve(codec, frames)
+                if codec != "residual" and min(len(new), len(old)) >= 2:
+                    gains[f"residual against {codec}, {frames} frames"] = {
+                        "bd_rate_percent": bd_rate(old, new),
+                        "bd_psnr_db": bd_psnr(old, new),
+                    }
+        return {"rows": self.rows, "gains": gains}
+
+    def fragments(self, codec: str, point: str, fragments: Sequence[TrainedFragment], first: int):
+        """Score trained fragments as a player decodes them, their first frames only."""
+        encoder = encoder_of(fragments)
+        sizes = {"fragments": 0.0, "position": 0, "radius": 0, "density": 0, "sh": 0}
+        total, scores, decoding, index = 0, [], [], 0
+        for number, fragment in enumerate(fragments):
+            member = encoder.shared.fragments[number].member
+            total += len(member.data) + ENTRY
+            sizes["fragments"] += len(member.data)
+            begun = time.perf_counter()
+            decoded = decode_residual(member.data, None, "fragment")
+            decoding.append(time.perf_counter() - begun)
+            for step, frame in enumerate(fragment.frames):
+                chunk = encoder.encode(fragment.splats(step), "frame", frame=index)
+                index += 1
+                total += len(chunk.data) + ENTRY
+                for name, nbytes in chunk.nbytes.items():
+                    sizes[name] += nbytes
+                begun = time.perf_counter()
+                shown = decode_field_points(
+                    chunk.data, decoded, step, chunk.points, chunk.sh_degree, "frame"
+                ).unpack()
+                decoding.append(time.perf_counter() - begun)
+                scores.append(self.score(shown, frame.source.frame))
+        self.add(
+            codec,
+            point,
+            [total],
+            scores,
+            parts={name: round(nbytes / len(scores)) for name, nbytes in sizes.items()},
+            decode_ms=round(1e3 * float(np.median(decoding)), 2),
+        )
+
+
+def measure_residual(bench: Bench, labels: Sequence[int], few: int) -> None:
+    run = bench.run
+    common = run.spacing, run.color, run.images, run.plan.settings
+    for name, settings in PRESETS.items():
+        begun = time.process_time()
+        sources = [source_frame(run, label, settings) for label in labels]
+        whole = train_fragment(sources, *common, settings)
+        print(name, "trained in", round(time.process_time() - begun, 1), "s of CPU", flush=True)
+        bench.fragments("residual", name, [whole], len(labels))
+        if few >= len(labels) or few == 0:
+            continue
+        bench.fragments("residual", name, [replace(whole, frames=whole.frames[:few])], few)
+        apart = [train_fragment([source], *common, settings) for source in sources[:few]]
+        bench.fragments("residual, fields apart", name, apart, few)
+        _naive(bench, name, apart)
+        late = train_fragment(sources[:few], *common, replace(settings, joint=False))
+        bench.fragments("residual, rate apart", name, [late], few)
+
+
+def measure_predictive(bench: Bench, labels: Sequence[int], few: int) -> None:
+    sources = [_unrounded(bench.run, label) for label in labels]
+    for coarseness in COARSENESS:
+        sizes, scores = [], []
+        for source in sources:
+            chunk = encode_predictive(source.splats, Steps().scaled(coarseness), "frame")
+            shown = decode_predictive(chunk.data, chunk.points, chunk.sh_degree, "frame").unpack()
+            sizes.append(len(chunk.data) + ENTRY)
+            scores.append(bench.score(shown, source.frame))
+        bench.add("predictive", coarseness, sizes, scores)
+        if 0 < few < len(labels):
+            bench.add("predictive", coarseness, sizes[:few], scores[:few])
+
+
+def measure_rerf(bench: Bench, labels: Sequence[int], few: int) -> None:
+    run = bench.run
+    sources = [_unrounded(run, label) for label in labels]
+    settings = replace(PRESETS["standard"], joint=False)
+    # The layout says how large a field is; the frames that it is made for are the same.
+    layout = train_fragment(
+        sources[:1], run.spacing, run.color, run.images, run.plan.settings,
+        replace(settings, first_steps=0, fit_steps=0),
+    ).layout
+    sequence = train_grids(layout, sources, run.color, run.images, run.plan.settings, settings)
+    print("rerf:", sequence.grid, "for", layout.values, "values", flush=True)
+    for own_radius, codec in ((True, "rerf"), (False, "rerf, no own radii")):
+        for quality, position, color, radius in RERF:
+            decoded, sizes = compress(sequence, quality)
+            scores, fields = [], sum(sizes)
+            for number, frame in enumerate(sequence.frames):
+                trained = GridFragment(layout, sequence.grid, sequence.network, frame.grid)
+                at = frame.source.splats.position
+                radii, density, sh = trained.evaluate(0, at)
+                sh[:, 0] += frame.color
+                wanted = Splats(at, radii * frame.radius, density, sh)
+                steps = Steps(position=position, color=color, radius=radius)
+                field = replace(trained, values=decoded[number])
+                chunk = encode_field_points(wanted, field, 0, steps, "f", own_radius=own_radius)
+                shown = decode_field_points(
+                    chunk.data, field, 0, chunk.points, chunk.sh_degree, "f"
+                ).unpack()
+                sizes[number] += len(chunk.data) + ENTRY
+                scores.append(bench.score(shown, frame.source.frame))
+            point = [quality, position, color, radius]
+            parts = {"fields": round(fields / len(scores))}
+            bench.add(codec, point, sizes, scores, parts=parts)
+            if 0 < few < len(labels):
+                bench.add(codec, point, sizes[:few], scores[:few])
+
+
+def _unrounded(run: Run, label: int) -> SourceFrame:
+    """A frame on a grid so fine that it does not matter."""
+    return source_frame(run, label, replace(PRESETS["standard"], position=1 / 256))
+
+
+def _naive(bench: Bench, name: str, fragments: Sequence[TrainedFragment]) -> None:
+    """Models of single frames, their numbers as float16 and the points' codes as byte planes."""
+    compressor = Compressor()
+    sizes, scores = [], []
+    for fragment in fragments:
+        frame = fragment.frames[0]
+        arrays = [frame.state.coefficient, *frame.state.basis, *fragment.network]
+        half = np.concatenate([array.ravel() for array in arrays]).astype("<f2").tobytes()
+        raw = [half]
+        codes = morton.interleave(frame.source.cells.astype(np.uint64))
+        raw += planes.split_sorted(codes)
+        colors = (frame.colors - frame.colors.min(axis=0)).T
+        radii = (frame.radii - frame.radii.min())[None]
+        for rows in (colors, radii):
+            word = planes.word_bytes(int(rows.max(initial=0)))
+            raw += planes.split(rows, word, delta=True, color=len(rows) == 3)
+        sizes.append(sum(len(compressor.compress(part)) for part in raw) + ENTRY + 200)
+        scores.append(bench.score(fragment.splats(0), frame.source.frame))
+    bench.add("zstd", name, sizes, scores)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--frames", default="10:20")
+    parser.add_argument("--ablation-frames", type=int, default=5)
+    parser.add_argument("--only", choices=("residual", "predictive", "rerf"))
+    options = parser.parse_args()
+    folder = Folder(options.directory)
+    run = open_source(folder)
+    labels = [n for n in select_frames(run.capture, options.frames) if n in load_plan(folder).frames]
+    run = open_source(folder, frames=labels)
+    bench = Bench(run, options.output)
+    parts = {
+        "predictive": measure_predictive,
+        "rerf": measure_rerf,
+        "residual": measure_residual,
+    }
+    for name, part in parts.items():
+        if options.only in (None, name):
+            part(bench, labels, options.ablation_frames)
+    for name, gain in bench.result()["gains"].items():
+        print(name, gain)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""From a finished reconstruction to a clip of the codec "residual"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..capture.detect import open_capture
+from ..clip.clip import ClipInfo
+from ..clip.codecs import FieldPoints
+from ..clip.fragment import EncodedField, EncodedFragment
+from ..clip.lattice import Grid, grid_positions, short
+from ..clip.predictive import Steps
+from ..clip.quantize import SH_PEAK
+from ..clip.reader import ClipReader
+from ..clip.residual import NAME, encode_residual
+from ..clip.writer import write_clip
+from ..errors import ReconstructionError
+from ..progress import Progress, ProgressCallback, silent
+from ..render.importance import importance, visibility
+from ..render.settings import PeelSettings
+from ..render.splats import Splats
+from .checkpoint import load_splats
+from .plan import Folder, load_plan
+from .residual import ResidualSettings, SourceFrame, TrainedFragment, train_fragment
+from .run import Run, open_run
+from .shared import shared_stage
+from .watch import UNWATCHED
+
+#: Rate points, from the best pictures to the fewest bytes. lambda grows with the square of the
+#: steps: at high rate a bit less of a number of step q costs 2 ln 2 q^2 / 12 of squared error.
+PRESETS = {
+    "high": ResidualSettings(rate_weight=1.5e-4, position=1 / 4, color=1 / 28, radius=0.2),
+    "standard": ResidualSettings(rate_weight=3e-4, position=1 / 2.5, color=1 / 20, radius=0.25),
+    "small": ResidualSettings(rate_weight=6e-4, position=1 / 2, color=1 / 14, radius=0.35),
+    "smallest": ResidualSettings(rate_weight=1.2e-3, position=1 / 1.5, color=1 / 10, radius=0.5),
+}
+#: Most that one point counts, in means: a few that fill a picture would leave nothing to the rest.
+_MOST_IMPORTANT = 5.0
+#: A lattice's step is written with four digits and never becomes shorter than what is asked for.
+_JUST_BELOW = 1 - 1e-7
+
+
+@dataclass(frozen=True)
+class PackedResidual:
+    """What came of it. fragments: as trained."""
+
+    info: ClipInfo
+    nbytes: int
+    fragments: tuple[TrainedFragment, ...]
+
+
+def pack_residual(
+    directory: Path,
+    output: Path,
+    settings: ResidualSettings,
+    *,
+    capture: Path | None = None,
+    frames: Sequence[int] | None = None,
+    max_memory: int = 4 << 30,
+    progress: ProgressCallback = silent,
+) -> PackedResidual:
+    """Write the clip of a reconstruction with fields that are trained on its capture.
+
+    directory: of a finished reconstruction of explicit points. capture: where it is now, if it has
+    been moved. frames: labels, consecutive ones of the reconstruction's; default all. Raises
+    PeelError; an older `output` then stays as it was.
+    """
+    folder = Folder(Path(directory))
+    run = open_source(folder, capture, frames, max_memory=max_memory, progress=progress)
+    labels = run.plan.frames
+    fragments: list[TrainedFragment] = []
+    for first in range(0, len(labels), settings.gop):
+        group = labels[first : first + settings.gop]
+        sources = [source_frame(run, label, settings) for label in group]
+
+        def report(number: int, before: int = first) -> None:
+            progress(Progress("pack", before + number + 1, len(labels)))
+
+        fragments.append(
+            train_fragment(
+                sources, run.spacing, run.color, run.images, run.plan.settings, settings,
+                report=report,
+            )
+        )
+    with ClipReader(folder.clip) as reader:
+        info = reader.info
+        static = None
+        if info.static_points:
+            static = reader.packed(0)[1].unpack()
+        written = write_clip(
+            output,
+            (
+                fragment.splats(step)
+                for fragment in fragments
+                for step in range(len(fragment.frames))
+            ),
+            fps=info.fps,
+            cameras=info.cameras,
+            settings=info.settings,
+            provenance={
+                **info.provenance,
+                "packed": {"codec": NAME, "lambda": settings.rate_weight, "gop": settings.gop},
+            },
+            first_frame=labels[0],
+            up=info.up,
+            static=static,
+            encoder=encoder_of(fragments),
+        )
+    return PackedResidual(written, Path(output).stat().st_size, tuple(fragments))
+
+
+def open_source(
+    folder: Folder,
+    capture: Path | None = None,
+    frames: Sequence[int] | None = None,
+    *,
+    max_memory: int = 4 << 30,
+    progress: ProgressCallback = silent,
+) -> Run:
+    """A finished reconstruction with its capture's pictures, cameras' colours and background."""
+    plan = load_plan(folder)
+    if capture is not None:
+        plan = replace(plan, capture=str(Path(capture).resolve()))
+    if frames is not None:
+        unknown = [label for label in frames if label not in plan.frames]
+        if unknown or not frames:
+            raise ReconstructionError(
+                f"frame {unknown[0]} was not reconstructed" if unknown else "no frames to pack",
+                where=folder.root,
+                hint=f"It has frames {plan.frames[0]} to {plan.frames[-1]}",
+            )
+        plan = replace(plan, frames=tuple(frames))
+    if not folder.clip.is_file() or not folder.shared.is_file():
+        raise ReconstructionError(
+            "the reconstruction is not finished", where=folder.root, hint="Go on with --resume"
+        )
+    if plan.settings.model != "explicit":
+        raise ReconstructionError(
+            "only a reconstruction of explicit points can be packed like this",
+            where=folder.root,
+            hint="Reconstruct with --model explicit, or pack with --codec predictive",
+        )
+    run = open_run(
+        plan,
+        folder,
+        open_capture(plan.capture, size=plan.size),
+        max_memory=max_memory,
+        # The peel of one small frame: what a GPU saves goes into copies.
+        device=torch.device("cpu"),
+        progress=progress,
+        watch=UNWATCHED,
+    )
+    shared_stage(run, progress)
+    return run
+
+
+def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFrame:
+    """A reconstructed frame's points that cameras see, on the grid of its positions."""
+    frame = run.capture.frames.index(label)
+    cameras = [run.capture.camera(frame, view) for view in run.views]
+    splats = load_splats(run.folder.frame(label))
+    if settings.prune > 0:
+        splats = splats.select(visibility(splats, cameras, PeelSettings()) >= settings.prune)
+    if len(splats) == 0:
+        raise ReconstructionError(f"no camera sees a point of frame {label}")
+    grid = Grid.of(splats.position, short(settings.position * float(np.median(splats.radius))))
+    position = grid_positions(grid.codes, grid.bits, np.array(grid.header))
+    if not isinstance(position, np.ndarray):
+        position = position.positions()
+    splats = splats.select(grid.order)
+    splats = Splats(position, splats.radius, splats.density, splats.sh)
+    weight = importance(splats, cameras, PeelSettings())
+    weight = np.minimum(weight / max(weight.mean(), 1e-300), _MOST_IMPORTANT)
+    views = tuple(run.images.usable(frame, run.views))
+    if not views:
+        raise ReconstructionError(f"no usable image in frame {label}")
+    return SourceFrame(splats, grid.cells.astype(np.int64), grid.step, weight, frame, views)
+
+
+def encoder_of(fragments: Sequence[TrainedFragment]) -> FieldPoints:
+    """The encoder of a clip of these fragments, with the lattices that they were trained for."""
+    members = [
+        EncodedFragment(
+            encode_residual(
+                fragment.layout, fragment.network, [frame.differences for frame in fragment.frames]
+            ),
+            len(fragment.frames),
+        )
+        for fragment in fragments
+    ]
+    steps = []
+    for fragment in fragments:
+        for step, frame in enumerate(fragment.frames):
+            radius = float(np.median(fragment.splats(step).radius))
+            steps.append(
+                Steps(
+                    position=frame.source.grid_step / radius * _JUST_BELOW,
+                    color=frame.color_step * SH_PEAK[0] * _JUST_BELOW,
+                    radius=frame.radius_step * _JUST_BELOW,
+                )
+            )
+    return FieldPoints(EncodedField(NAME, members), frame_steps=tuple(steps), own_radius=True)
