@@ -155,7 +155,7 @@ def _frame(source: SourceFrame, grid: np.ndarray, own: OwnValues) -> GridFrame:
 
 def compress(sequence: GridSequence, quality: float) -> tuple[list[np.ndarray], list[int]]:
     """Decoded grids and the bytes of every frame. quality: step of the lowest frequency; the
-    network is counted with the first frame, as float16."""
+    network is counted with the first frame, a byte per number (it is not rounded to that)."""
     shape, channels = sequence.grid.shape, sequence.grid.channels
     decoded, sizes = [], []
     last = np.zeros((sequence.grid.corners, channels), dtype=np.float32)
@@ -165,7 +165,7 @@ def compress(sequence: GridSequence, quality: float) -> tuple[list[np.ndarray], 
         codes = np.rint(_transform(blocks) / table).astype(np.int64)
         last = last + _unblocked(_transform(codes * table, inverse=True), shape)
         decoded.append(last.astype(np.float32))
-        network = 2 * sum(weight.size for weight in sequence.network) if number == 0 else 0
+        network = sum(weight.size for weight in sequence.network) if number == 0 else 0
         sizes.append(_coded(codes) + network)
     return decoded, sizes
 

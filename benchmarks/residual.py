@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Rate and distortion of the codec "residual", of what it is made of, and of what it replaces.
 
-    python benchmarks/residual.py DIR OUT.json [--frames 10:20] [--ablation-frames 5]
+    python benchmarks/residual.py DIR OUT.json [--frames 10:15]
 
 DIR is a finished reconstruction of explicit points. Every row is one rate point: bytes per frame of
 all that the subject takes (frames and fragments with positions, colours and networks; the static
@@ -11,7 +11,9 @@ views' full pictures over all frames, from decoded points. Codecs:
 residual: the product's presets, through its own chunks. residual, fields apart: every frame has a
 field of its own (no C_t and R_t). residual, rate apart: trained without quantisation and rate loss,
 quantised afterwards. predictive: `peel4d pack`. rerf: grids coded in the way of ReRF (`rerf.py`),
-over several qualities and lattices; rerf, no own radii: the same with radii from the field alone.
+over several qualities and lattices, with the points that `peel4d pack` keeps; rerf, no own radii:
+the same with radii from the field alone; rerf, same points: with the points of "residual", which has
+merged those that share a cell, and their lattices, so that only field, coding and training differ.
 zstd: fields apart, of float16, and byte planes of the points' codes, all through zstd.
 BD-rate and BD-PSNR are taken against the best points of a curve, those that no other point of it
 beats in both rate and PSNR.
@@ -27,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from measure import write_result
-from rerf import GridFragment, compress, train_grids
+from rerf import GridFragment, GridSequence, compress, train_grids
 
 from peel4d.engine.clip import morton, planes
 from peel4d.engine.clip.compression import Compressor
@@ -39,7 +41,12 @@ from peel4d.engine.train.evaluate import held_out_pictures
 from peel4d.engine.train.metrics import psnr
 from peel4d.engine.train.plan import Folder, load_plan, select_frames
 from peel4d.engine.train.rate_distortion import bd_psnr, bd_rate
-from peel4d.engine.train.residual import SourceFrame, TrainedFragment, train_fragment
+from peel4d.engine.train.residual import (
+    ResidualSettings,
+    SourceFrame,
+    TrainedFragment,
+    train_fragment,
+)
 from peel4d.engine.train.residual_clip import PRESETS, encoder_of, open_source, source_frame
 from peel4d.engine.train.run import Run
 
@@ -58,6 +65,12 @@ RERF = (
     (1 / 4, 1 / 1.5, 1 / 10, 0.5),
     (1 / 2, 1 / 1.5, 1 / 10, 0.5),
 )
+#: Qualities for the points of each preset.
+SAME_POINTS = {
+    "standard": (1 / 16, 1 / 8, 1 / 4),
+    "small": (1 / 8, 1 / 4, 1 / 2),
+    "smallest": (1 / 8, 1 / 4, 1 / 2),
+}
 
 
 class Bench:
@@ -84,11 +97,9 @@ class Bench:
         print(row, flush=True)
         write_result(self.output, self.result())
 
-    def curve(self, codec: str, frames: int) -> list[tuple[float, float]]:
+    def curve(self, codec: str) -> list[tuple[float, float]]:
         points = sorted(
-            (row["bytes_per_frame"], row["psnr"])
-            for row in self.rows
-            if row["codec"] == codec and row["frames"] == frames
+            (row["bytes_per_frame"], row["psnr"]) for row in self.rows if row["codec"] == codec
         )
         best: list[tuple[float, float]] = []
         for rate, score in points:
@@ -98,20 +109,18 @@ class Bench:
 
     def result(self) -> dict:
         gains = {}
-        codecs = sorted({row["codec"] for row in self.rows})
-        for frames in sorted({row["frames"] for row in self.rows}):
-            new = self.curve("residual", frames)
-            for codec in codecs:
-                old = self.curve(codec, frames)
-                if codec != "residual" and min(len(new), len(old)) >= 2:
-                    gains[f"residual against {codec}, {frames} frames"] = {
-                        "bd_rate_percent": bd_rate(old, new),
-                        "bd_psnr_db": bd_psnr(old, new),
-                    }
+        new = self.curve("residual")
+        for codec in sorted({row["codec"] for row in self.rows} - {"residual"}):
+            old = self.curve(codec)
+            if min(len(new), len(old)) >= 2:
+                gains[f"residual against {codec}"] = {
+                    "bd_rate_percent": bd_rate(old, new),
+                    "bd_psnr_db": bd_psnr(old, new),
+                }
         return {"rows": self.rows, "gains": gains}
 
-    def fragments(self, codec: str, point: str, fragments: Sequence[TrainedFragment], first: int):
-        """Score trained fragments as a player decodes them, their first frames only."""
+    def fragments(self, codec: str, point: str, fragments: Sequence[TrainedFragment], **of):
+        """Score trained fragments as a player decodes them."""
         encoder = encoder_of(fragments)
         sizes = {"fragments": 0.0, "position": 0, "radius": 0, "density": 0, "sh": 0}
         total, scores, decoding, index = 0, [], [], 0
@@ -119,9 +128,7 @@ class Bench:
             member = encoder.shared.fragments[number].member
             total += len(member.data) + ENTRY
             sizes["fragments"] += len(member.data)
-            begun = time.perf_counter()
             decoded = decode_residual(member.data, None, "fragment")
-            decoding.append(time.perf_counter() - begun)
             for step, frame in enumerate(fragment.frames):
                 chunk = encoder.encode(fragment.splats(step), "frame", frame=index)
                 index += 1
@@ -141,29 +148,34 @@ class Bench:
             scores,
             parts={name: round(nbytes / len(scores)) for name, nbytes in sizes.items()},
             decode_ms=round(1e3 * float(np.median(decoding)), 2),
+            **of,
         )
 
 
-def measure_residual(bench: Bench, labels: Sequence[int], few: int) -> None:
+def measure_residual(bench: Bench, labels: Sequence[int]) -> None:
     run = bench.run
     common = run.spacing, run.color, run.images, run.plan.settings
-    for name, settings in PRESETS.items():
+    for name in ("small", "smallest", "standard", "high"):
+        settings = PRESETS[name]
         begun = time.process_time()
         sources = [source_frame(run, label, settings) for label in labels]
         whole = train_fragment(sources, *common, settings)
-        print(name, "trained in", round(time.process_time() - begun, 1), "s of CPU", flush=True)
-        bench.fragments("residual", name, [whole], len(labels))
-        if few >= len(labels) or few == 0:
-            continue
-        bench.fragments("residual", name, [replace(whole, frames=whole.frames[:few])], few)
-        apart = [train_fragment([source], *common, settings) for source in sources[:few]]
-        bench.fragments("residual, fields apart", name, apart, few)
+        seconds = round((time.process_time() - begun) / len(labels), 1)
+        bench.fragments("residual", name, [whole], train_seconds_per_frame=seconds)
+        if name == "high":
+            continue  # the ablations are taken where the codec is meant to be used
+        apart = [train_fragment([source], *common, settings) for source in sources]
+        bench.fragments("residual, fields apart", name, apart)
         _naive(bench, name, apart)
-        late = train_fragment(sources[:few], *common, replace(settings, joint=False))
-        bench.fragments("residual, rate apart", name, [late], few)
+        late = train_fragment(sources, *common, replace(settings, joint=False))
+        bench.fragments("residual, rate apart", name, [late])
+        late = replace(settings, joint=False)
+        sequence = train_grids(whole.layout, sources, run.color, run.images, common[3], late)
+        for quality in SAME_POINTS[name]:
+            _rerf(bench, "rerf, same points", sequence, quality, settings)
 
 
-def measure_predictive(bench: Bench, labels: Sequence[int], few: int) -> None:
+def measure_predictive(bench: Bench, labels: Sequence[int]) -> None:
     sources = [_unrounded(bench.run, label) for label in labels]
     for coarseness in COARSENESS:
         sizes, scores = [], []
@@ -173,44 +185,61 @@ def measure_predictive(bench: Bench, labels: Sequence[int], few: int) -> None:
             sizes.append(len(chunk.data) + ENTRY)
             scores.append(bench.score(shown, source.frame))
         bench.add("predictive", coarseness, sizes, scores)
-        if 0 < few < len(labels):
-            bench.add("predictive", coarseness, sizes[:few], scores[:few])
 
 
-def measure_rerf(bench: Bench, labels: Sequence[int], few: int) -> None:
+def measure_rerf(bench: Bench, labels: Sequence[int]) -> None:
     run = bench.run
     sources = [_unrounded(run, label) for label in labels]
-    settings = replace(PRESETS["standard"], joint=False)
+    late = replace(PRESETS["standard"], joint=False)
     # The layout says how large a field is; the frames that it is made for are the same.
-    layout = train_fragment(
-        sources[:1], run.spacing, run.color, run.images, run.plan.settings,
-        replace(settings, first_steps=0, fit_steps=0),
-    ).layout
-    sequence = train_grids(layout, sources, run.color, run.images, run.plan.settings, settings)
+    untrained = replace(late, first_steps=0, fit_steps=0)
+    common = run.color, run.images, run.plan.settings
+    layout = train_fragment(sources[:1], run.spacing, *common, untrained).layout
+    sequence = train_grids(layout, sources, *common, late)
     print("rerf:", sequence.grid, "for", layout.values, "values", flush=True)
-    for own_radius, codec in ((True, "rerf"), (False, "rerf, no own radii")):
-        for quality, position, color, radius in RERF:
-            decoded, sizes = compress(sequence, quality)
-            scores, fields = [], sum(sizes)
-            for number, frame in enumerate(sequence.frames):
-                trained = GridFragment(layout, sequence.grid, sequence.network, frame.grid)
-                at = frame.source.splats.position
-                radii, density, sh = trained.evaluate(0, at)
-                sh[:, 0] += frame.color
-                wanted = Splats(at, radii * frame.radius, density, sh)
-                steps = Steps(position=position, color=color, radius=radius)
-                field = replace(trained, values=decoded[number])
-                chunk = encode_field_points(wanted, field, 0, steps, "f", own_radius=own_radius)
-                shown = decode_field_points(
-                    chunk.data, field, 0, chunk.points, chunk.sh_degree, "f"
-                ).unpack()
-                sizes[number] += len(chunk.data) + ENTRY
-                scores.append(bench.score(shown, frame.source.frame))
-            point = [quality, position, color, radius]
-            parts = {"fields": round(fields / len(scores))}
-            bench.add(codec, point, sizes, scores, parts=parts)
-            if 0 < few < len(labels):
-                bench.add(codec, point, sizes[:few], scores[:few])
+    for quality, position, color, radius in RERF:
+        settings = replace(late, position=position, color=color, radius=radius)
+        for own_radius in (True, False):
+            codec = "rerf" if own_radius else "rerf, no own radii"
+            _rerf(bench, codec, sequence, quality, settings, own_radius=own_radius)
+
+
+def _rerf(
+    bench: Bench,
+    codec: str,
+    sequence: GridSequence,
+    quality: float,
+    settings: ResidualSettings,
+    *,
+    own_radius: bool = True,
+) -> None:
+    """Code a trained sequence and score what is decoded."""
+    decoded, sizes = compress(sequence, quality)
+    scores, fields = [], sum(sizes)
+    for number, frame in enumerate(sequence.frames):
+        trained = GridFragment(sequence.layout, sequence.grid, sequence.network, frame.grid)
+        at = frame.source.splats.position
+        radii, density, sh = trained.evaluate(0, at)
+        sh[:, 0] += frame.color
+        wanted = Splats(at, radii * frame.radius, density, sh)
+        # Points that are on a grid already stay on it.
+        step = max(settings.position * float(np.median(frame.source.splats.radius)) * 0.999,
+                   frame.source.grid_step * (1 - 1e-7))
+        steps = Steps(
+            position=step / float(np.median(wanted.radius)),
+            color=settings.color,
+            radius=settings.radius,
+        )
+        field = replace(trained, values=decoded[number])
+        chunk = encode_field_points(wanted, field, 0, steps, "frame", own_radius=own_radius)
+        shown = decode_field_points(
+            chunk.data, field, 0, chunk.points, chunk.sh_degree, "frame"
+        ).unpack()
+        sizes[number] += len(chunk.data) + ENTRY
+        scores.append(bench.score(shown, frame.source.frame))
+    point = [quality, settings.position, settings.color, settings.radius]
+    parts = {"fields": round(fields / len(scores))}
+    bench.add(codec, point, sizes, scores, parts=parts)
 
 
 def _unrounded(run: Run, label: int) -> SourceFrame:
@@ -243,8 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--frames", default="10:20")
-    parser.add_argument("--ablation-frames", type=int, default=5)
+    parser.add_argument("--frames", default="10:15")
     parser.add_argument("--only", choices=("residual", "predictive", "rerf"))
     options = parser.parse_args()
     folder = Folder(options.directory)
@@ -259,7 +287,7 @@ def main() -> None:
     }
     for name, part in parts.items():
         if options.only in (None, name):
-            part(bench, labels, options.ablation_frames)
+            part(bench, labels)
     for name, gain in bench.result()["gains"].items():
         print(name, gain)
 

@@ -36,8 +36,8 @@ from .watch import UNWATCHED
 PRESETS = {
     "high": ResidualSettings(rate_weight=1.5e-4, position=1 / 4, color=1 / 28, radius=0.2),
     "standard": ResidualSettings(rate_weight=3e-4, position=1 / 2.5, color=1 / 20, radius=0.25),
-    "small": ResidualSettings(rate_weight=6e-4, position=1 / 2, color=1 / 14, radius=0.35),
-    "smallest": ResidualSettings(rate_weight=1.2e-3, position=1 / 1.5, color=1 / 10, radius=0.5),
+    "small": ResidualSettings(rate_weight=6e-4, position=1 / 2, color=1 / 14, radius=0.35, prune=0.02),
+    "smallest": ResidualSettings(rate_weight=1.2e-3, position=1 / 1.5, color=1 / 10, radius=0.5, prune=0.025),
 }
 #: Most that one point counts, in means: a few that fill a picture would leave nothing to the rest.
 _MOST_IMPORTANT = 5.0
@@ -173,13 +173,38 @@ def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFram
     if not isinstance(position, np.ndarray):
         position = position.positions()
     splats = splats.select(grid.order)
-    splats = Splats(position, splats.radius, splats.density, splats.sh)
     weight = importance(splats, cameras, PeelSettings())
+    first = np.flatnonzero(np.diff(grid.codes, prepend=grid.codes[:1] + np.uint64(1)))
+    splats, weight = _merged(splats, weight, first)
+    splats = Splats(position[first], splats.radius, splats.density, splats.sh)
+    cells = grid.cells[first].astype(np.int64)
     weight = np.minimum(weight / max(weight.mean(), 1e-300), _MOST_IMPORTANT)
     views = tuple(run.images.usable(frame, run.views))
     if not views:
         raise ReconstructionError(f"no usable image in frame {label}")
-    return SourceFrame(splats, grid.cells.astype(np.int64), grid.step, weight, frame, views)
+    return SourceFrame(splats, cells, grid.step, weight, frame, views)
+
+
+def _merged(
+    splats: Splats, weight: np.ndarray, first: np.ndarray
+) -> tuple[Splats, np.ndarray]:
+    """Runs of points as one point each: they are at the same place of a grid. weight: (N,), pixels
+    that each fills. first: index of the first point of every run, ascending."""
+    total = np.add.reduceat(weight, first)
+    even = np.add.reduceat(np.ones(len(weight)), first)
+    run = np.repeat(np.arange(len(first)), even.astype(int))
+    share = np.where(total[run] > 0, weight / np.maximum(total[run], 1e-300), 1 / even[run])
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        columns = values.reshape(len(values), -1) * share[:, None]
+        return np.add.reduceat(columns, first).reshape(len(first), *values.shape[1:])
+
+    # What all of them let through, as one disk as large as their mean.
+    clear = np.exp(np.add.reduceat(np.log1p(-np.minimum(splats.density, 0.999)), first))
+    merged = Splats(
+        splats.position[first], np.sqrt(mean(splats.radius**2)), 1 - clear, mean(splats.sh)
+    )
+    return merged, total
 
 
 def encoder_of(fragments: Sequence[TrainedFragment]) -> FieldPoints:
