@@ -57,6 +57,9 @@ def _clip(options: argparse.Namespace) -> int:
     for name, value in description.items():
         if name == "attributes":  # a table for programs; --json has it
             continue
+        if name == "fragments":
+            bases = {row["base"] for row in value} - {None}
+            value = f"{len(value)}, {len(bases)} bases" if value else "none"
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_short(item)}" for key, item in value.items())
         print(f"{name.replace('_', ' '):18} {_short(value)}")

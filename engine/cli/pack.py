@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from ..clip.pack import CODECS, PackSettings, pack
-from .arguments import parse_memory, positive_float
+from ..clip.pack import CODECS, Packed, PackSettings, pack
+from ..errors import ClipError
+from ..progress import ProgressCallback
+from .arguments import parse_memory, positive_float, positive_int
 from .console import progress_reporter
 
 _DEFAULTS = PackSettings()
+#: Codecs that need torch and the reconstruction (engine/train/pack_fields.py).
+FIELD_CODECS = ("codebook", "kplanes")
+_DYNAMIC = 0.1
 
 
 def add_parser(commands) -> None:
@@ -25,8 +31,28 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--codec",
         default=_DEFAULTS.codec,
-        choices=CODECS,
-        help="predictive (default): small; baked: as exact as 8-bit pixels are",
+        choices=CODECS + FIELD_CODECS,
+        help="predictive (default): small; baked: as exact as 8-bit pixels are; codebook: the "
+        "fields that frames share, for the smallest files, from DIR; kplanes: these as float16",
+    )
+    parser.add_argument(
+        "--capture",
+        type=Path,
+        help="the footage that codes of --codec codebook are tuned with, where it was moved",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes that tune codes (default 1)",
+    )
+    parser.add_argument(
+        "--dynamic",
+        type=_share,
+        metavar="SHARE",
+        help="of the codes that each fragment of 5 frames has anew (default "
+        f"{_DYNAMIC:g}; 0: none)",
     )
     quality = parser.add_mutually_exclusive_group()
     quality.add_argument(
@@ -34,7 +60,7 @@ def add_parser(commands) -> None:
         type=positive_float,
         default=_DEFAULTS.coarseness,
         metavar="FACTOR",
-        help="of all steps of the predictive codec: 0.5 finer, 2 coarser (default 1)",
+        help="of the steps of positions and attributes: 0.5 finer, 2 coarser (default 1)",
     )
     quality.add_argument(
         "--target-size",
@@ -68,7 +94,10 @@ def run(options: argparse.Namespace) -> int:
         target_psnr=options.target_psnr,
     )
     with progress_reporter(json_lines=False) as progress:
-        packed = pack(options.source, options.output, settings, progress=progress)
+        if options.codec in FIELD_CODECS:
+            packed = _pack_fields(options, progress)
+        else:
+            packed = pack(options.source, options.output, settings, progress=progress)
     frames = packed.info.frame_count
     result = {
         "clip": str(options.output),
@@ -89,6 +118,47 @@ def run(options: argparse.Namespace) -> int:
         f"({packed.pruned:.0%} of the points were left out, coarseness {packed.coarseness:.2f})"
     )
     return 0
+
+
+def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Packed:
+    from ..worker.run import explained, needs
+
+    if options.target_size is not None or options.target_psnr is not None:
+        raise ClipError(
+            "a target needs the predictive codec", hint="Use --coarseness with fields instead"
+        )
+    if not (options.source / "reconstruction.json").is_file():
+        raise ClipError(
+            "fields are packed from a reconstruction, which knows them; a clip does not",
+            where=options.source,
+            hint="Name the folder that `peel4d reconstruct` has made",
+        )
+    try:
+        with explained(options.source):
+            from ..train.pack_fields import FieldPackSettings, pack_fields
+
+            settings = FieldPackSettings(
+                codec=options.codec, coarseness=options.coarseness, prune=options.prune
+            )
+            if options.dynamic is not None:
+                settings = replace(settings, dynamic=options.dynamic)
+            return pack_fields(
+                options.source,
+                options.output,
+                settings,
+                capture=options.capture,
+                jobs=options.jobs,
+                progress=progress,
+            )
+    except ModuleNotFoundError as error:
+        raise needs(error) from error
+
+
+def _share(text: str) -> float:
+    value = _not_negative(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share between 0 and 1")
+    return value
 
 
 def _not_negative(text: str) -> float:

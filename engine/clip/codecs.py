@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ..errors import ClipError
 from ..render.splats import PackedSplats, Splats
-from . import kplanes, predictive, residual
+from . import codebook, kplanes, predictive, residual
 from .chunk import Chunk, encode_chunk
 from .decode import decode_packed
 from .field_points import encode_field_points
@@ -109,7 +109,8 @@ Encoder = Baked | Predictive | FieldPoints
 #: codec -> its fragments. The frames of these clips are read by `decode_field_points`, their
 #: static points by `decode_predictive`.
 FIELD_CODECS: Mapping[str, FieldCodec] = {
-    "kplanes": kplanes.CODEC,
+    kplanes.NAME: kplanes.CODEC,
+    codebook.NAME: codebook.CODEC,
     residual.NAME: residual.CODEC,
 }
 

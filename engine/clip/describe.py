@@ -11,9 +11,11 @@ def describe(reader: ClipReader) -> dict[str, object]:
     """JSON-able description of an open clip.
 
     Keys: path, version, codec, color, frames, first_frame, fps, seconds, points {min, mean, max,
-    static}, sh_degree, bounds {low, high}, frame_bounds {low, high}, up, bytes {total, frame_min,
-    frame_mean, frame_max, per_point}, bytes_per_frame {attribute: mean}, static_bytes {attribute:
-    bytes}, render, cameras [{name, width, height, train}], attributes [{name, type, components,
+    static}, sh_degree, bounds {low, high}, frame_bounds {low, high}, up, bytes {total, shared,
+    frame_min, frame_mean, frame_max, per_point}, bytes_per_frame {attribute: mean}, static_bytes
+    {attribute: bytes},
+    shared_bytes {component: bytes of all fragments and bases}, fragments [{first, frames,
+    base}], render, cameras [{name, width, height, train}], attributes [{name, type, components,
     scope, range}], provenance.
     """
     info = reader.info
@@ -40,6 +42,7 @@ def describe(reader: ClipReader) -> dict[str, object]:
         "up": None if info.up is None else info.up.tolist(),
         "bytes": {
             "total": reader.total_nbytes,
+            "shared": reader.shared_nbytes,
             "frame_min": min(sizes),
             "frame_mean": sum(sizes) / len(sizes),
             "frame_max": max(sizes),
@@ -51,6 +54,13 @@ def describe(reader: ClipReader) -> dict[str, object]:
             if row.scope == "frame"
         },
         "static_bytes": {row.name: row.nbytes for row in info.attributes if row.scope == "static"},
+        "shared_bytes": {
+            row.name: row.nbytes for row in info.attributes if row.scope == "fragment"
+        },
+        "fragments": [
+            {"first": fragment.first, "frames": fragment.frames, "base": fragment.base}
+            for fragment in info.fragments
+        ],
         "render": {
             "layers": info.settings.layers,
             "min_radius_px": info.settings.min_radius_px,

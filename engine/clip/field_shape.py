@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -64,6 +65,22 @@ class FieldShape:
     def texels(self) -> int:
         """Texels of all planes."""
         return sum(h * w for sizes in self.sizes for h, w in sizes)
+
+    @property
+    def group_sizes(self) -> list[list[tuple[int, int]]]:
+        """(H, W) of the space planes of a level, then of its time planes, level by level."""
+        return [sizes[kind::2] for sizes in self.sizes for kind in (0, 1)]
+
+    def in_order(self, groups: Sequence[np.ndarray]) -> np.ndarray:
+        """Values (T, C) of the groups of `group_sizes` in the order that `field` takes, (T C,)."""
+        parts = []
+        for level, sizes in enumerate(self.sizes):
+            at = [0, 0]
+            for plane, (h, w) in enumerate(sizes):
+                kind = plane % 2
+                parts.append(groups[2 * level + kind][at[kind] : at[kind] + h * w].ravel())
+                at[kind] += h * w
+        return np.concatenate(parts)
 
     @property
     def plane_values(self) -> int:

@@ -44,7 +44,7 @@ class FieldCodec:
 
 
 #: Arrays of a decoded fragment, or of a base, are together at most so large.
-MAX_FIELD_BYTES = 1 << 30
+MAX_FIELD_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)

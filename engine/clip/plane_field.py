@@ -5,7 +5,7 @@ Source: K-Planes (Fridovich-Keil et al. 2023), combined as f = f_xy f_zt + f_xz 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +34,15 @@ class PlaneField:
     layers: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     first: int = 0
 
-    def features(self, step: int, position: np.ndarray) -> np.ndarray:
-        """(N, C of all levels) float32."""
+    def unit(self, position: np.ndarray) -> np.ndarray:
+        """(N, 3) places in the box, 0 to 1; what lies outside is moved to its side."""
         low = self.bounds[0].astype(np.float32)
         extent = np.maximum(self.bounds[1] - self.bounds[0], 1e-12).astype(np.float32)
-        unit = np.clip((position - low) / extent, 0, 1)
+        return np.clip((position - low) / extent, 0, 1)
+
+    def features(self, step: int, position: np.ndarray) -> np.ndarray:
+        """(N, C of all levels) float32."""
+        unit = self.unit(position)
         features = []
         for planes in self.levels:
             total = 0.0
@@ -71,6 +75,22 @@ def _corners(unit: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     place = unit * np.float32(size - 1)
     texel = np.minimum(place.astype(np.int32), max(size - 2, 0))
     return texel, (place - texel)[:, None]
+
+
+def texel_weights(
+    size: tuple[int, int], across: np.ndarray, down: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The texels (N,) that points are interpolated from, and their weights (N,), corner by corner.
+    size: (H, W). across, down: (N,) in [0, 1]; down None for a single row."""
+    column, right = _corners(across, size[1])
+    horizontal = ((0, 1 - right[:, 0]), (1, right[:, 0]))
+    if down is None:
+        yield from ((column + shift, part) for shift, part in horizontal)
+        return
+    row, below = _corners(down, size[0])
+    for lower, vertical in ((0, 1 - below[:, 0]), (1, below[:, 0])):
+        for shift, part in horizontal:
+            yield (row + lower) * size[1] + column + shift, vertical * part
 
 
 def _line(row: np.ndarray, unit: np.ndarray) -> np.ndarray:
