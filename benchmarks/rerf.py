@@ -23,7 +23,9 @@ from peel4d.engine.clip.dictionary import RADIUS_LIMITS, FieldLayout, Grid
 from peel4d.engine.clip.symbol_coder import encode_symbols
 from peel4d.engine.clip.symbol_tables import fitted_table
 from peel4d.engine.model.dictionary_field import FieldSample, Interpolate
-from peel4d.engine.train.residual import OwnValues, ResidualSettings, SourceFrame, learn_frame
+from peel4d.engine.train.own_values import OwnValues
+from peel4d.engine.train.residual import SourceFrame, learn_frame
+from peel4d.engine.train.residual_settings import ResidualSettings
 
 BLOCK = 8
 #: A symbol that the table coder can hold.

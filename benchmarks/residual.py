@@ -12,8 +12,8 @@ residual: the product's presets, through its own chunks. residual, fields apart:
 field of its own (no C_t and R_t). residual, rate apart: trained without quantisation and rate loss,
 quantised afterwards. predictive: `peel4d pack`. rerf: grids coded in the way of ReRF (`rerf.py`),
 over several qualities and lattices, with the points that `peel4d pack` keeps; rerf, no own radii:
-the same with radii from the field alone; rerf, same points: with the points of "residual", which has
-merged those that share a cell, and their lattices, so that only field, coding and training differ.
+the same with radii from the field alone; rerf, same points: with the points of "residual", which
+are merged where they share a cell, and their lattices: only field, coding and training differ.
 zstd: fields apart, of float16, and byte planes of the points' codes, all through zstd.
 BD-rate and BD-PSNR are taken against the best points of a curve, those that no other point of it
 beats in both rate and PSNR.
@@ -42,12 +42,12 @@ from peel4d.engine.train.metrics import psnr
 from peel4d.engine.train.plan import Folder, load_plan, select_frames
 from peel4d.engine.train.rate_distortion import bd_psnr, bd_rate
 from peel4d.engine.train.residual import (
-    ResidualSettings,
     SourceFrame,
     TrainedFragment,
     train_fragment,
 )
-from peel4d.engine.train.residual_clip import PRESETS, encoder_of, open_source, source_frame
+from peel4d.engine.train.residual_clip import encoder_of, open_source, source_frame
+from peel4d.engine.train.residual_settings import PRESETS, ResidualSettings
 from peel4d.engine.train.run import Run
 
 #: What a member takes in the archive beside its data.
@@ -223,8 +223,10 @@ def _rerf(
         sh[:, 0] += frame.color
         wanted = Splats(at, radii * frame.radius, density, sh)
         # Points that are on a grid already stay on it.
-        step = max(settings.position * float(np.median(frame.source.splats.radius)) * 0.999,
-                   frame.source.grid_step * (1 - 1e-7))
+        step = max(
+            settings.position * float(np.median(frame.source.splats.radius)) * 0.999,
+            frame.source.grid_step * (1 - 1e-7),
+        )
         steps = Steps(
             position=step / float(np.median(wanted.radius)),
             color=settings.color,
@@ -277,7 +279,9 @@ def main() -> None:
     options = parser.parse_args()
     folder = Folder(options.directory)
     run = open_source(folder)
-    labels = [n for n in select_frames(run.capture, options.frames) if n in load_plan(folder).frames]
+    labels = [
+        n for n in select_frames(run.capture, options.frames) if n in load_plan(folder).frames
+    ]
     run = open_source(folder, frames=labels)
     bench = Bench(run, options.output)
     parts = {

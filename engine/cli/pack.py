@@ -15,7 +15,9 @@ from .console import progress_reporter
 
 _DEFAULTS = PackSettings()
 #: Codecs that need torch and the reconstruction (engine/train/pack_fields.py).
-FIELD_CODECS = ("codebook", "kplanes")
+FIELD_CODECS = ("codebook", "kplanes", "residual")
+#: Rate points of --codec residual (engine/train/residual_settings.py).
+RATE_POINTS = ("high", "standard", "small", "smallest")
 _DYNAMIC = 0.1
 
 
@@ -33,12 +35,27 @@ def add_parser(commands) -> None:
         default=_DEFAULTS.codec,
         choices=CODECS + FIELD_CODECS,
         help="predictive (default): small; baked: as exact as 8-bit pixels are; codebook: the "
-        "fields that frames share, for the smallest files, from DIR; kplanes: these as float16",
+        "fields that frames share, for the smallest files, from DIR; kplanes: these as float16; "
+        "residual: fields, colours and radii trained for rate and pictures at once, from DIR",
+    )
+    parser.add_argument(
+        "--lambda",
+        dest="rate_point",
+        default="standard",
+        choices=RATE_POINTS,
+        help="how much a bit must be worth to --codec residual (default standard)",
+    )
+    parser.add_argument(
+        "--gop",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="frames that --codec residual codes one after the other (default 10)",
     )
     parser.add_argument(
         "--capture",
         type=Path,
-        help="the footage that codes of --codec codebook are tuned with, where it was moved",
+        help="the footage that --codec codebook and residual learn from, where it was moved",
     )
     parser.add_argument(
         "--jobs",
@@ -135,6 +152,8 @@ def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Pac
         )
     try:
         with explained(options.source):
+            if options.codec == "residual":
+                return _pack_residual(options, progress)
             from ..train.pack_fields import FieldPackSettings, pack_fields
 
             settings = FieldPackSettings(
@@ -152,6 +171,18 @@ def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Pac
             )
     except ModuleNotFoundError as error:
         raise needs(error) from error
+
+
+def _pack_residual(options: argparse.Namespace, progress: ProgressCallback) -> Packed:
+    from ..train.residual_clip import pack_residual
+    from ..train.residual_settings import PRESETS
+
+    settings = replace(PRESETS[options.rate_point].scaled(options.coarseness), gop=options.gop)
+    if options.prune != _DEFAULTS.prune:
+        settings = replace(settings, prune=options.prune)
+    return pack_residual(
+        options.source, options.output, settings, capture=options.capture, progress=progress
+    )
 
 
 def _share(text: str) -> float:

@@ -102,8 +102,10 @@ class FieldLayout:
         return sum(grid.corners * grid.channels for grid in grids)
 
 
-#: Basis grids: cell in point spacings, corners per period, channels. 6 levels of 4, 4, 4, 2, 2 and 2
-#: channels as in DiF. Periods are no multiples of each other, so no two places share all of them.
+#: Basis grids: cell in point spacings, corners per period, channels. 6 levels of 4, 4, 4, 2, 2 and
+#: 2 channels as in DiF. Periods are no multiples of each other: no two places share all of them.
+#: Cells are coarse because points have colours and radii of their own: with cells of 4 to 12
+#: spacings the basketball capture took 0.6 kB more a frame for the same PSNR.
 LEVELS = ((20.0, 8, 4), (16.0, 9, 4), (12.0, 10, 4), (9.5, 11, 2), (8.0, 12, 2), (6.5, 13, 2))
 #: Cells of the coefficients, in spacings.
 COEFFICIENT_CELL = 20.0

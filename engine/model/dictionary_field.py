@@ -136,7 +136,11 @@ class DictionaryField(torch.nn.Module):
     @torch.no_grad()
     def network_integers(self) -> list[np.ndarray]:
         return [
-            (weight / WEIGHT_STEP).round().clamp(-MAX_WEIGHT, MAX_WEIGHT).cpu().numpy()
+            (weight / WEIGHT_STEP)
+            .round()
+            .clamp(-MAX_WEIGHT, MAX_WEIGHT)
+            .cpu()
+            .numpy()
             .astype(np.int8)
             for weight in self.network
         ]

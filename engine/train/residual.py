@@ -16,70 +16,22 @@ import numpy as np
 import torch
 
 from ..clip.dictionary import FieldLayout, FieldState, evaluate, make_layout
-from ..clip.lattice import short
 from ..errors import ReconstructionError
 from ..model.camera_color import CameraColor
-from ..model.dictionary_field import (
-    DictionaryField,
-    FieldSample,
-    Interpolate,
-    laplace_bits,
-    rounded,
-    sparse_matrix,
-)
+from ..model.dictionary_field import DictionaryField, FieldSample
 from ..model.points import PointTensors, bounded_radius, raw_radius
 from ..render.splats import SH_C0, Splats
 from .images import ImageSource
+from .own_values import OwnValues
 from .peel_autograd import peel
+from .residual_settings import ResidualSettings
 from .settings import TrainSettings
 from .trainer import Job, picture_loss, schedule
 
-#: Points before one in Morton order that predict its colour, as in the splat core's point codec.
-_WINDOW = 16
 #: How much a unit of the field's outputs shows: raw radius, raw density, harmonics.
 _OUTPUT_WEIGHTS = (0.5, 0.2, SH_C0)
 #: How much a unit of a radius' logarithm counts where one of colour counts 1.
 _ANCHOR_RADIUS = 0.25
-#: The points' own numbers stay inside this.
-MAX_CODE = 1 << 12
-
-
-@dataclass(frozen=True)
-class ResidualSettings:
-    """One rate point, and how long it is trained.
-
-    rate_weight: lambda, loss per bit and point. position: lattice of the positions, in median
-    radii. color, radius: steps of the points' own colours, absolute, and radii, relative. prune: see `clip.pack.PackSettings`. coarseness:
-    of the field's steps. residual_weight: lambda_1 of |R|_1, relative to lambda. first_steps,
-    steps: pictures that teach the first frame and each later one. fit_steps: steps towards the
-    source's attributes before pictures are looked at. joint: quantisation and rate are simulated in
-    training; else they come after it.
-    """
-
-    rate_weight: float = 3e-4
-    position: float = 1 / 2.5
-    color: float = 1 / 20
-    radius: float = 0.25
-    prune: float = 0.01
-    coarseness: float = 1.0
-    residual_weight: float = 0.1
-    gop: int = 10
-    first_steps: int = 200
-    steps: int = 150
-    fit_steps: int = 150
-    grid_rate: float = 0.12
-    network_rate: float = 3e-3
-    picture_rate: float = 0.03
-    color_rate: float = 2.5e-3
-    radius_rate: float = 0.01
-    anchor: float = 0.2
-    joint: bool = True
-    field_size: float = 1.0
-
-    @property
-    def color_step(self) -> float:
-        """Of the constant SH coefficient."""
-        return short(self.color / SH_C0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +95,8 @@ def train_fragment(
 ) -> TrainedFragment:
     """Train the frames of one fragment, one after the other.
 
-    spacing: of the points, world units. report(number of a finished frame). Raises ReconstructionError for a fragment without points.
+    spacing: of the points, world units. report(number of a finished frame). Raises
+    ReconstructionError for a fragment without points.
     """
     if not sources or any(len(source.splats) == 0 for source in sources):
         raise ReconstructionError(
@@ -202,75 +155,6 @@ def _decided(
     )
 
 
-class OwnValues(torch.nn.Module):
-    """The points' own colours and radii as whole numbers: what the field lacks of them.
-
-    color: (N, 3) coefficients. radius: (N,) logarithms.
-    """
-
-    def __init__(
-        self,
-        source: SourceFrame,
-        color: torch.Tensor,
-        radius: torch.Tensor,
-        settings: ResidualSettings,
-    ):
-        super().__init__()
-        self.color_step, self.radius_step = settings.color_step, short(settings.radius)
-        self.colors = torch.nn.Parameter(color / self.color_step)
-        self.radii = torch.nn.Parameter(radius / self.radius_step)
-        self.log_scales = torch.nn.Parameter(torch.ones(4))
-        self._prediction = _Prediction(source.cells)
-
-    def forward(self, quantised: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Colours (N, 3) and factors of the radii (N,)."""
-        colors, radii = self.colors, self.radii
-        if quantised:
-            colors, radii = rounded(colors, MAX_CODE), rounded(radii, MAX_CODE)
-        return self.color_step * colors, torch.exp(self.radius_step * radii)
-
-    def bits(self) -> torch.Tensor:
-        codes = rounded(self.colors, MAX_CODE)
-        error = codes - self._prediction(codes)
-        green = error[:, 1]
-        radii = rounded(self.radii, MAX_CODE)
-        # The codec takes green's difference off red's and blue's.
-        errors = torch.stack([error[:, 0] - green, green, error[:, 2] - green, radii], dim=1)
-        return laplace_bits(errors, self.log_scales).sum()
-
-    @torch.no_grad()
-    def integers(self) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(
-            codes.round().clamp(-MAX_CODE, MAX_CODE).cpu().numpy().astype(np.int32)
-            for codes in (self.colors, self.radii)
-        )
-
-
-class _Prediction:
-    """The mean of near points before each, (N, 3) -> (N, 3)."""
-
-    def __init__(self, cells: np.ndarray):
-        count = len(cells)
-        cells = cells.astype(np.float64)
-        point, before, weight = [], [], []
-        for back in range(1, min(_WINDOW, count - 1) + 1):
-            distance = ((cells[back:] - cells[:-back]) ** 2).sum(axis=1)
-            point.append(np.arange(back, count))
-            before.append(np.arange(count - back))
-            weight.append(1 / (1 + distance) ** 2)
-        if not point:
-            point = before = weight = [np.zeros(0, dtype=np.int64)]
-        point, before, weight = (np.concatenate(parts) for parts in (point, before, weight))
-        total = np.bincount(point, weight, minlength=count)
-        weight = weight / np.maximum(total[point], 1e-300)
-        device = torch.device("cpu")
-        self.matrix = sparse_matrix(point, before, weight, (count, count), device)
-        self.transpose = sparse_matrix(before, point, weight, (count, count), device)
-
-    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        return Interpolate.apply(codes, self.matrix, self.transpose)
-
-
 def learn_frame(
     field: DictionaryField,
     source: SourceFrame,
@@ -313,7 +197,7 @@ def learn_frame(
         output = field(sample)
         known = bounded_radius(output[:, 0] + start[0], layout.spacing)
         own = OwnValues(
-            source,
+            source.cells,
             torch.from_numpy(splats.sh[:, 0]) - output[:, 2:5],
             torch.log(torch.from_numpy(splats.radius) / known),
             settings,
@@ -344,9 +228,7 @@ def learn_frame(
         output, (dc, factor) = field(sample), own(settings.joint)
         points = _points(output, dc, factor, position, start, layout)
         rgba, depth = peel(*points, image.camera, train_settings.peel)
-        loss, _ = picture_loss(
-            rgba, depth, layout.spacing, image, view, color, recipes[step % 2]
-        )
+        loss, _ = picture_loss(rgba, depth, layout.spacing, image, view, color, recipes[step % 2])
         if settings.anchor:
             loss = loss + settings.anchor * anchor(points)
         loss = loss + weight * (rate() + (own.bits() if settings.joint else 0.0))

@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..capture.detect import open_capture
-from ..clip.clip import ClipInfo
 from ..clip.codecs import FieldPoints
 from ..clip.fragment import EncodedField, EncodedFragment
 from ..clip.lattice import Grid, grid_positions, short
+from ..clip.pack import Packed
 from ..clip.predictive import Steps
 from ..clip.quantize import SH_PEAK
 from ..clip.reader import ClipReader
 from ..clip.residual import NAME, encode_residual
 from ..clip.writer import write_clip
-from ..errors import ReconstructionError
+from ..errors import ClipError, ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.importance import importance, visibility
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .checkpoint import load_splats
 from .plan import Folder, load_plan
-from .residual import ResidualSettings, SourceFrame, TrainedFragment, train_fragment
+from .residual import SourceFrame, TrainedFragment, train_fragment
+from .residual_settings import ResidualSettings
 from .run import Run, open_run
 from .shared import shared_stage
 from .watch import UNWATCHED
 
-#: Rate points, from the best pictures to the fewest bytes. lambda grows with the square of the
-#: steps: at high rate a bit less of a number of step q costs 2 ln 2 q^2 / 12 of squared error.
-PRESETS = {
-    "high": ResidualSettings(rate_weight=1.5e-4, position=1 / 4, color=1 / 28, radius=0.2),
-    "standard": ResidualSettings(rate_weight=3e-4, position=1 / 2.5, color=1 / 20, radius=0.25),
-    "small": ResidualSettings(rate_weight=6e-4, position=1 / 2, color=1 / 14, radius=0.35, prune=0.02),
-    "smallest": ResidualSettings(rate_weight=1.2e-3, position=1 / 1.5, color=1 / 10, radius=0.5, prune=0.025),
-}
 #: Most that one point counts, in means: a few that fill a picture would leave nothing to the rest.
 _MOST_IMPORTANT = 5.0
 #: A lattice's step is written with four digits and never becomes shorter than what is asked for.
 _JUST_BELOW = 1 - 1e-7
-
-
-@dataclass(frozen=True)
-class PackedResidual:
-    """What came of it. fragments: as trained."""
-
-    info: ClipInfo
-    nbytes: int
-    fragments: tuple[TrainedFragment, ...]
 
 
 def pack_residual(
@@ -63,14 +47,18 @@ def pack_residual(
     frames: Sequence[int] | None = None,
     max_memory: int = 4 << 30,
     progress: ProgressCallback = silent,
-) -> PackedResidual:
+) -> Packed:
     """Write the clip of a reconstruction with fields that are trained on its capture.
 
     directory: of a finished reconstruction of explicit points. capture: where it is now, if it has
     been moved. frames: labels, consecutive ones of the reconstruction's; default all. Raises
     PeelError; an older `output` then stays as it was.
     """
-    folder = Folder(Path(directory))
+    folder, output = Folder(Path(directory)), Path(output)
+    if output.exists() and folder.clip.exists() and output.samefile(folder.clip):
+        raise ClipError(
+            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
+        )
     run = open_source(folder, capture, frames, max_memory=max_memory, progress=progress)
     labels = run.plan.frames
     fragments: list[TrainedFragment] = []
@@ -83,13 +71,20 @@ def pack_residual(
 
         fragments.append(
             train_fragment(
-                sources, run.spacing, run.color, run.images, run.plan.settings, settings,
+                sources,
+                run.spacing,
+                run.color,
+                run.images,
+                run.plan.settings,
+                settings,
                 report=report,
             )
         )
+    kept = sum(len(frame.source.splats) for fragment in fragments for frame in fragment.frames)
+    every = load_plan(folder).frames
     with ClipReader(folder.clip) as reader:
-        info = reader.info
-        static = None
+        info, static, source_nbytes = reader.info, None, reader.total_nbytes
+        before = sum(info.points[every.index(label)] for label in labels)
         if info.static_points:
             static = reader.packed(0)[1].unpack()
         written = write_clip(
@@ -111,7 +106,8 @@ def pack_residual(
             static=static,
             encoder=encoder_of(fragments),
         )
-    return PackedResidual(written, Path(output).stat().st_size, tuple(fragments))
+    nbytes = output.stat().st_size
+    return Packed(written, nbytes, source_nbytes, 1 - kept / before if before else 0.0, 1.0)
 
 
 def open_source(
@@ -185,9 +181,7 @@ def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFram
     return SourceFrame(splats, cells, grid.step, weight, frame, views)
 
 
-def _merged(
-    splats: Splats, weight: np.ndarray, first: np.ndarray
-) -> tuple[Splats, np.ndarray]:
+def _merged(splats: Splats, weight: np.ndarray, first: np.ndarray) -> tuple[Splats, np.ndarray]:
     """Runs of points as one point each: they are at the same place of a grid. weight: (N,), pixels
     that each fills. first: index of the first point of every run, ascending."""
     total = np.add.reduceat(weight, first)
