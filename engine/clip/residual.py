@@ -212,6 +212,7 @@ class _Symbols:
 
     def add(self, values: np.ndarray) -> bytes:
         """Queue a run; returns its table."""
+        values = values.astype(np.int64)  # int8 cannot hold a number of the network as a symbol
         table = fitted_table(values)
         if table.highest:
             self._runs.append((table, values))

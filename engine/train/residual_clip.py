@@ -171,7 +171,7 @@ def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFram
     splats = splats.select(grid.order)
     weight = importance(splats, cameras, PeelSettings())
     first = np.flatnonzero(np.diff(grid.codes, prepend=grid.codes[:1] + np.uint64(1)))
-    splats, weight = _merged(splats, weight, first)
+    splats, weight = merged(splats, weight, first)
     splats = Splats(position[first], splats.radius, splats.density, splats.sh)
     cells = grid.cells[first].astype(np.int64)
     weight = np.minimum(weight / max(weight.mean(), 1e-300), _MOST_IMPORTANT)
@@ -181,7 +181,7 @@ def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFram
     return SourceFrame(splats, cells, grid.step, weight, frame, views)
 
 
-def _merged(splats: Splats, weight: np.ndarray, first: np.ndarray) -> tuple[Splats, np.ndarray]:
+def merged(splats: Splats, weight: np.ndarray, first: np.ndarray) -> tuple[Splats, np.ndarray]:
     """Runs of points as one point each: they are at the same place of a grid. weight: (N,), pixels
     that each fills. first: index of the first point of every run, ascending."""
     total = np.add.reduceat(weight, first)
