@@ -261,8 +261,6 @@ def _rerf(
         sizes[number] += len(chunk.data) + ENTRY
         scores.append(bench.score(shown, frame.source.frame))
     point = [quality, settings.position, settings.color, settings.radius]
-    if options.only:
-        bench.keep(options.only)
     parts = {"fields": round(fields / len(scores))}
     bench.add(codec, point, sizes, scores, parts=parts)
 
