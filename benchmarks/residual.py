@@ -116,7 +116,7 @@ class Bench:
         }
         self.rows.append(row)
         print(row, flush=True)
-        write_result(self.output, self.result())
+        write_result(self.output, self.rows, gains=self.gains())
 
     def curve(self, codec: str) -> list[tuple[float, float]]:
         points = sorted(
@@ -128,7 +128,7 @@ class Bench:
                 best.append((rate, score))
         return best
 
-    def result(self) -> dict:
+    def gains(self) -> dict:
         gains = {}
         new = self.curve("residual")
         for codec in sorted({row["codec"] for row in self.rows} - {"residual"}):
@@ -138,7 +138,7 @@ class Bench:
                     "bd_rate_percent": bd_rate(old, new),
                     "bd_psnr_db": bd_psnr(old, new),
                 }
-        return {"rows": self.rows, "gains": gains}
+        return gains
 
     def fragments(self, codec: str, point: str, fragments: Sequence[TrainedFragment], **of):
         """Score trained fragments as a player decodes them."""
@@ -315,7 +315,7 @@ def main() -> None:
     for name, part in parts.items():
         if options.only in (None, name):
             part(bench, labels)
-    for name, gain in bench.result()["gains"].items():
+    for name, gain in bench.gains().items():
         print(name, gain)
 
 

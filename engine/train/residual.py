@@ -54,7 +54,7 @@ class SourceFrame:
 @dataclass(frozen=True, eq=False)
 class TrainedFrame:
     """The integers of a frame: what is coded. differences: of C and B from the frame before.
-    colors: (N, 3) codes of red, green, blue. field_bits, color_bits: as the rate model has them."""
+    colors: (N, 3) codes of red, green, blue. field_bits, own_bits: as the rate model has them."""
 
     source: SourceFrame
     differences: list[np.ndarray]
@@ -64,7 +64,7 @@ class TrainedFrame:
     color_step: float
     radius_step: float
     field_bits: float
-    color_bits: float
+    own_bits: float
 
 
 @dataclass(frozen=True, eq=False)
