@@ -12,9 +12,11 @@ from chunk_header import with_header
 from test_cli import QUICK, fails, peel4d
 
 from peel4d.engine.clip.dictionary import FieldState, Grid, evaluate, make_layout
+from peel4d.engine.clip.envelope import unwrap
 from peel4d.engine.clip.lattice import Grid as PositionGrid
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.clip.residual import (
+    MAGIC,
     MAX_DIFFERENCE,
     decode_residual,
     encode_residual,
@@ -336,17 +338,18 @@ def test_the_loop_is_closed(fragment, tmp_path):
 
 
 def test_the_rate_model_is_near_the_coded_bytes(run):
-    """At a high rate, where what no density knows (tables, masks) is little of a field."""
-    settings = replace(FEW, rate_weight=1e-6, coarseness=0.1, color=1 / 60, fit_steps=150)
+    """Of a field the numbers: its tables and masks are beside them, and no density knows these."""
+    settings = replace(FEW, rate_weight=1e-6, field_size=0.2, color=1 / 60, fit_steps=150)
     fragment = trained(run, settings, run.plan.frames[:1])
     (frame,) = fragment.frames
     encoder = encoder_of([fragment])
     chunk = encoder.encode(fragment.splats(0), "frame", frame=0)
     own = 8 * (chunk.nbytes["sh"] + chunk.nbytes["radius"])
     assert frame.own_bits == pytest.approx(own, rel=0.1)
-    nbytes = encoder.shared.fragments[0].member.nbytes
-    field = 8 * (nbytes["coefficient"] + nbytes["basis"])
-    assert frame.field_bits == pytest.approx(field, rel=0.15)
+    member = encoder.shared.fragments[0].member
+    (sizes,) = unwrap(member.data, MAGIC, "residual", "here")[0].values["bytes"]
+    network = member.nbytes["network"] - 3 * len(LAYOUT.network_shapes)
+    assert frame.field_bits == pytest.approx(8 * (sizes[2] - network), rel=0.1)
 
 
 def test_lambda_trades_bytes_for_pictures(run):

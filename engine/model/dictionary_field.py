@@ -101,15 +101,19 @@ class DictionaryField(torch.nn.Module):
         )
         return torch.relu(features @ w1 + b1) @ w2 + b2
 
-    def bits(self, sample: FieldSample) -> torch.Tensor:
-        """What the differences at the corners that matter take under their learned densities."""
+    def bits(self, sample: FieldSample, *, noise: bool = True) -> torch.Tensor:
+        """What the differences at the corners that matter take under their learned densities: with
+        noise in place of rounding, whose gradient says where a number should go, or rounded."""
         total = 0.0
         for difference, scale, touched in zip(
             self.differences, self.log_scales, sample.touched, strict=True
         ):
             value = difference[touched]
-            noise = torch.rand_like(value) - 0.5
-            total = total + laplace_bits(value + noise, scale).sum()
+            if noise:
+                value = value + torch.rand_like(value) - 0.5
+            else:
+                value = value.round().clamp(-MAX_SYMBOL, MAX_SYMBOL)
+            total = total + laplace_bits(value, scale).sum()
         return total
 
     def residual_size(self) -> torch.Tensor:

@@ -150,7 +150,7 @@ def _decided(
         radii,
         own.color_step,
         own.radius_step,
-        float(field.bits(sample)) if known else math.nan,
+        float(field.bits(sample, noise=False)) if known else math.nan,
         float(own.bits()) if known else math.nan,
     )
 
