@@ -15,13 +15,28 @@ import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from measure import write_result
 from scenes import body, with_harmonics
 
-from peel4d.engine.clip.codecs import DECODERS, Baked, Encoder, Predictive
+from peel4d.engine.clip.codebook import (
+    Base,
+    Changes,
+    Group,
+    decode_base,
+    decode_changes,
+    encode_base,
+    encode_changes,
+)
+from peel4d.engine.clip.codecs import DECODERS, Baked, Encoder, FieldPoints, Predictive
+from peel4d.engine.clip.field_points import decode_field_points
+from peel4d.engine.clip.field_shape import FieldShape, shape_header
+from peel4d.engine.clip.fields import Fields
+from peel4d.engine.clip.fragment import EncodedField, EncodedFragment
+from peel4d.engine.clip.plane_field import PLANE_PAIRS, PlaneField
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.clip.writer import write_clip
 from peel4d.engine.errors import ClipError
@@ -34,13 +49,45 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=800, help="of a frame (default: 800)")
     options = parser.parse_args()
     rows = []
-    for encoder in (Baked(), Predictive()):
+    for encoder in (Baked(), Predictive(), coded_field()):
         with tempfile.TemporaryDirectory() as folder:
             rows += faults(encoder, Path(folder), options.flips, options.points)
     for row in rows:
         print(row, flush=True)
     write_result(options.out, rows, flips=options.flips, points=options.points)
     return 0
+
+
+def coded_field() -> FieldPoints:
+    """A codebook clip's encoder for three frames in two fragments."""
+    random = np.random.default_rng(1)
+    size = {0: 9, 1: 8, 2: 17, 3: 3}
+    planes = [
+        np.zeros((size[axes[1]], size[axes[0]], 4), np.float32)
+        for pair in PLANE_PAIRS
+        for axes in pair
+    ]
+    layers = (np.zeros((8, 4)), np.zeros(8), np.zeros((14, 8)), np.zeros(14))
+    box = np.array([[-1.0, -1.0, 0.0], [1.0, 1.0, 2.0]])
+    field = PlaneField(box, 0.02, [planes], (-1.0, 1.0), layers)
+    header = shape_header(field)
+    shape = FieldShape(Fields(header, "made"))
+    groups = []
+    for sizes in shape.group_sizes:
+        classes = random.integers(0, 3, sum(h * w for h, w in sizes)).astype(np.uint8)
+        codes = random.integers(-9, 10, (6 + int((classes == 2).sum()), 4)).astype(np.int16)
+        index = random.integers(0, 6, int((classes == 1).sum()))
+        groups.append(Group(0.1, codes[:6], codes[6:], classes, index))
+    heads = random.normal(0, 0.3, shape.head_values).astype(np.float32)
+    member = encode_base(Base(shape, groups, heads), header)
+    base = decode_base(member.data, "made")
+    fragments = []
+    for first, frames in ((0, 2), (2, 1)):
+        changed = [(g.classes != 0) & (random.random(len(g.classes)) < 0.2) for g in base.groups]
+        codes = [random.integers(-9, 10, (c.sum(), 4)).astype(np.int16) for c in changed]
+        changes = encode_changes(base, Changes(first, changed, codes))
+        fragments.append(EncodedFragment(changes, frames, 0))
+    return FieldPoints(EncodedField("codebook", fragments, [member]))
 
 
 def faults(encoder: Encoder, folder: Path, flips: int, points: int) -> list[dict]:
@@ -77,21 +124,41 @@ def faults(encoder: Encoder, folder: Path, flips: int, points: int) -> list[dict
         broken.write_bytes(change(data))
         return read_broken()
 
-    chunk = encoder.encode(frames[0], "clip.p4d, frame 0")
+    where = "clip.p4d, frame 0"
+    chunk = encoder.encode(frames[0], where)
+    shape = chunk.points, chunk.sh_degree, where
 
-    def decoder() -> str:
+    def decoder(decode, original: bytes) -> str:
         try:
-            decode = DECODERS[encoder.name]
-            decode(flipped(chunk.data), chunk.points, chunk.sh_degree, "clip.p4d, frame 0").unpack()
+            decode(flipped(original))
         except ClipError as error:
-            return "refused" if "clip.p4d, frame 0" in str(error) else "unnamed"
+            return "refused" if where in str(error) else "unnamed"
         return "decoded"
 
     kinds = {
         "file flipped": lambda: whole(flipped),
         "file cut": lambda: whole(lambda d: d[: random.integers(len(d))]),
-        "chunk flipped": decoder,
     }
+    if encoder.shared is None:
+        decode = DECODERS[encoder.name]
+        kinds["chunk flipped"] = lambda: decoder(lambda d: decode(d, *shape).unpack(), chunk.data)
+    else:
+        (member,), fragment = encoder.shared.bases, encoder.shared.fragments[0].member
+        base = decode_base(member.data, where)
+        field = decode_changes(fragment.data, base, where)
+        position = frames[0].position
+        parts = {
+            "chunk flipped": (lambda d: decode_field_points(d, field, 0, *shape), chunk.data),
+            "base flipped": (
+                lambda d: decode_base(d, where).field().evaluate(0, position),
+                member.data,
+            ),
+            "fragment flipped": (
+                lambda d: decode_changes(d, base, where).evaluate(0, position),
+                fragment.data,
+            ),
+        }
+        kinds |= {kind: partial(decoder, *part) for kind, part in parts.items()}
     rows = []
     for kind, once in kinds.items():
         counts: dict[str, int] = {}

@@ -18,7 +18,7 @@ _DEFAULTS = PackSettings()
 FIELD_CODECS = ("codebook", "kplanes", "residual")
 #: Rate points of --codec residual (engine/train/residual_settings.py).
 RATE_POINTS = ("high", "standard", "small", "smallest")
-_DYNAMIC = 0.1
+_DYNAMIC, _TUNING = 0.1, 300
 
 
 def add_parser(commands) -> None:
@@ -63,6 +63,13 @@ def add_parser(commands) -> None:
         default=1,
         metavar="N",
         help="processes that tune codes (default 1)",
+    )
+    parser.add_argument(
+        "--tuning",
+        type=_steps,
+        metavar="STEPS",
+        help="in which codes learn from the footage: so many for those that all frames share, two "
+        f"thirds for each fragment's own (default {_TUNING}; 0: none)",
     )
     parser.add_argument(
         "--dynamic",
@@ -159,6 +166,9 @@ def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Pac
             settings = FieldPackSettings(
                 codec=options.codec, coarseness=options.coarseness, prune=options.prune
             )
+            if options.tuning is not None:
+                steps = {"tuning": options.tuning, "dynamic_steps": 2 * options.tuning // 3}
+                settings = replace(settings, **steps)
             if options.dynamic is not None:
                 settings = replace(settings, dynamic=options.dynamic)
             return pack_fields(
@@ -190,6 +200,10 @@ def _share(text: str) -> float:
     if value > 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a share between 0 and 1")
     return value
+
+
+def _steps(text: str) -> int:
+    return 0 if text.strip() == "0" else positive_int(text)
 
 
 def _not_negative(text: str) -> float:

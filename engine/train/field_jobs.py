@@ -22,9 +22,8 @@ from ..clip.field_shape import shape_header
 from ..clip.fragment import Member
 from ..errors import PeelError
 from ..progress import Progress, ProgressCallback, silent
-from ..render.splats import Splats
 from .checkpoint import load_field
-from .codebook import CodebookSettings, build_base, texel_importance
+from .codebook import CodebookSettings, build_base
 from .plan import Folder, Plan
 from .plane_field import plane_field
 from .run import Run, open_run
@@ -44,22 +43,19 @@ class Footage:
 
 @dataclass(frozen=True, eq=False)
 class BaseJob:
-    """Codebooks for the field at `path`. labels: of its frames. frames, weights: points of each and
-    their importance. steps: of tuning."""
+    """Codebooks for the field at `path`. labels: of its frames. importance: of texels, per group of
+    planes. steps: of tuning."""
 
     path: Path
     labels: tuple[int, ...]
-    frames: tuple[Splats, ...]
-    weights: tuple[np.ndarray, ...]
+    importance: tuple[np.ndarray, ...]
     settings: CodebookSettings = field(default_factory=CodebookSettings)
     steps: int = 0
 
     def run(self, footage: Footage | None) -> Member:
         model, _ = load_field(self.path)
         planes = plane_field(model)
-        base = build_base(
-            planes, texel_importance(planes, self.frames, self.weights), self.settings
-        )
+        base = build_base(planes, self.importance, self.settings)
         if footage and self.steps:
             base = tune_base(opened(footage), model, self.labels, base, self.steps)
         return encode_base(base, shape_header(planes))

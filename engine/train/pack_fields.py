@@ -16,6 +16,7 @@ import numpy as np
 
 from ..capture.detect import open_capture
 from ..clip import codebook, kplanes
+from ..clip.clip import ClipInfo
 from ..clip.codecs import FieldPoints as FieldEncoder
 from ..clip.fragment import EncodedField, EncodedFragment
 from ..clip.pack import Packed
@@ -26,7 +27,7 @@ from ..progress import Progress, ProgressCallback, silent
 from ..render.importance import importance, visibility
 from ..render.splats import Splats
 from .checkpoint import load_field, load_splats, load_tensors, save_field
-from .codebook import CodebookSettings
+from .codebook import CodebookSettings, texel_importance
 from .distill import distill
 from .field_jobs import BaseJob, ChangesJob, Footage, in_processes
 from .frames import Unit
@@ -44,14 +45,18 @@ class FieldPackSettings:
 
     codec: "codebook", or "kplanes" (planes as float16, the baseline). coarseness: factor of the
         steps of positions, colours and static points. prune: as in `clip.pack.PackSettings`.
-    codes: how planes become codes. fragment: frames that have dynamic codes in common. tuning:
-        steps in which a base's codes learn from the footage. dynamic: share of the codes that each
+    base_frames: that share a field; those of a trained one do anyway. distill_steps: for every
+        frame of a field that is fitted to points.
+    codes: how planes become codes. tuning: steps in which a base's codes learn from the footage.
+    fragment: frames that have dynamic codes in common. dynamic: share of the codes that each
         fragment has anew. dynamic_steps: in which these learn.
     """
 
     codec: str = codebook.NAME
     coarseness: float = 1.0
     prune: float = 0.01
+    base_frames: int = FRAGMENT_FRAMES
+    distill_steps: int = 60
     codes: CodebookSettings = field(default_factory=CodebookSettings)
     fragment: int = 5
     tuning: int = 300
@@ -75,18 +80,35 @@ def pack_fields(
     footage, if it is not where the reconstruction found it; without it codes cannot be tuned, which
     is said. jobs: processes. Raises PeelError; an older `output` then stays as it was.
     """
-    settings = settings or FieldPackSettings()
+    settings, output = settings or FieldPackSettings(), Path(output)
+    clip = Folder(Path(directory)).clip
+    if output.exists() and clip.exists() and output.samefile(clip):
+        raise ClipError(
+            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
+        )
+    packer = prepare_fields(
+        directory, settings, capture=capture, jobs=jobs, max_memory=max_memory, progress=progress
+    )
+    return packer.write(output, settings.coarseness, progress)
+
+
+def prepare_fields(
+    directory: Path,
+    settings: FieldPackSettings,
+    *,
+    capture: Path | None = None,
+    jobs: int = 1,
+    max_memory: int = 4 << 30,
+    progress: ProgressCallback = silent,
+) -> FieldPacker:
+    """Encode all fields of a reconstruction, which takes long; arguments as of `pack_fields`."""
     if settings.codec not in CODECS:
         raise ClipError(f"no codec of fields called '{settings.codec}'", hint=" or ".join(CODECS))
-    folder, output = Folder(Path(directory)), Path(output)
+    folder = Folder(Path(directory))
     plan = load_plan(folder)
     if not folder.clip.is_file():
         raise ReconstructionError(
             "the reconstruction is not finished", where=folder.root, hint="Go on with --resume"
-        )
-    if output.exists() and output.samefile(folder.clip):
-        raise ClipError(
-            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
         )
     with ClipReader(folder.clip) as reader:
         info, source_nbytes = reader.info, reader.total_nbytes
@@ -94,62 +116,90 @@ def pack_fields(
     footage = None
     if settings.codec == codebook.NAME and (settings.tuning or settings.dynamic):
         footage = _footage(folder, plan, capture, max_memory)
-    units = [
-        plan.frames[first : first + FRAGMENT_FRAMES]
-        for first in range(0, len(plan.frames), FRAGMENT_FRAMES)
-    ]
+    size = FRAGMENT_FRAMES if plan.settings.model == "field" else settings.base_frames
+    units = [plan.frames[first : first + size] for first in range(0, len(plan.frames), size)]
     with tempfile.TemporaryDirectory() as place:
         bases: list[BaseJob] = []
-        kept: dict[int, Splats] = {}
-        before = 0
+        worth: dict[int, np.ndarray] = {}
         for number, unit in enumerate(units):
-            frames = [load_splats(folder.frame(label)) for label in unit]
-            before += sum(map(len, frames))
-            if settings.prune > 0 and cameras:
-                frames = [
-                    splats.select(visibility(splats, cameras, info.settings) >= settings.prune)
-                    for splats in frames
-                ]
-            kept |= dict(zip(unit, frames, strict=True))
+            frames = []
+            for label in unit:
+                splats = load_splats(folder.frame(label))
+                worth[label] = np.ones(len(splats), dtype=bool)
+                if settings.prune > 0 and cameras:
+                    worth[label] = visibility(splats, cameras, info.settings) >= settings.prune
+                frames.append(splats.select(worth[label]))
             weights = [
                 importance(splats, cameras, info.settings) if cameras else np.ones(len(splats))
                 for splats in frames
             ]
-            path = _field(folder, plan, unit, frames, weights, Path(place))
-            bases.append(BaseJob(path, unit, tuple(frames), tuple(weights)))
+            path = _field(folder, plan, unit, frames, weights, settings, Path(place))
+            planes = plane_field(load_field(path)[0])
+            bases.append(BaseJob(path, unit, tuple(texel_importance(planes, frames, weights))))
             progress(Progress("fields", number + 1, len(units)))
         shared = _encoded(bases, settings, footage, jobs, progress)
-    static = load_splats(folder.background) if folder.background.is_file() else None
-
-    def frames() -> Iterator[Splats]:
-        for number, label in enumerate(plan.frames):
-            yield kept.pop(label)
-            progress(Progress("pack", number + 1, len(plan.frames)))
-
-    after = sum(map(len, kept.values()))
-    written = write_clip(
-        output,
-        frames(),
-        fps=info.fps,
-        cameras=info.cameras,
-        settings=info.settings,
-        provenance={
-            **info.provenance,
-            "packed": {
-                "codec": settings.codec,
-                "coarseness": settings.coarseness,
-                "prune": settings.prune,
-                "tuned": footage is not None,
-            },
-        },
-        first_frame=info.first_frame,
-        up=info.up,
-        static=static,
-        encoder=FieldEncoder(shared).scaled(settings.coarseness),
+    return FieldPacker(
+        folder, plan, info, source_nbytes, settings, worth, shared, footage is not None
     )
-    pruned = 1 - after / before if before else 0.0
-    nbytes = output.stat().st_size
-    return Packed(written, nbytes, source_nbytes, pruned, settings.coarseness)
+
+
+@dataclass(frozen=True, eq=False)
+class FieldPacker:
+    """Encoded fields, ready to be written with their points. info, source_nbytes: of the
+    reconstruction's clip. worth: per frame (N,) bool, the points to keep. tuned: whether codes have
+    learned from the footage."""
+
+    folder: Folder
+    plan: Plan
+    info: ClipInfo
+    source_nbytes: int
+    settings: FieldPackSettings
+    worth: dict[int, np.ndarray]
+    shared: EncodedField
+    tuned: bool
+
+    def write(
+        self, output: Path, coarseness: float = 1.0, progress: ProgressCallback = silent
+    ) -> Packed:
+        """The clip with these steps of positions, colours and static points. Raises PeelError."""
+        info, labels = self.info, self.plan.frames
+
+        def frames() -> Iterator[Splats]:
+            for number, label in enumerate(labels):
+                yield load_splats(self.folder.frame(label)).select(self.worth[label])
+                progress(Progress("pack", number + 1, len(labels)))
+
+        background = self.folder.background
+        static = load_splats(background) if background.is_file() else None
+        written = write_clip(
+            output,
+            frames(),
+            fps=info.fps,
+            cameras=info.cameras,
+            settings=info.settings,
+            provenance={
+                **info.provenance,
+                "packed": {
+                    "codec": self.settings.codec,
+                    "coarseness": coarseness,
+                    "prune": self.settings.prune,
+                    "tuned": self.tuned,
+                },
+            },
+            first_frame=info.first_frame,
+            up=info.up,
+            static=static,
+            encoder=FieldEncoder(self.shared).scaled(coarseness),
+        )
+        every = sum(map(len, self.worth.values())) + written.static_points
+        kept = sum(written.points) + written.static_points
+        return Packed(
+            written,
+            output.stat().st_size,
+            self.source_nbytes,
+            1 - kept / every if every else 0.0,
+            coarseness,
+        )
 
 
 def _footage(folder: Folder, plan: Plan, capture: Path | None, max_memory: int) -> Footage | None:
@@ -179,6 +229,7 @@ def _field(
     unit: Unit,
     frames: Sequence[Splats],
     weights: Sequence[np.ndarray],
+    settings: FieldPackSettings,
     place: Path,
 ) -> Path:
     """The checkpoint of a unit's field, which is made from its points where there is none."""
@@ -188,7 +239,8 @@ def _field(
         if labels == tuple(unit):
             return path
     spacing = float(load_tensors(folder.shared)[1]["spacing"])
-    distilled = distill(frames, weights, spacing, plan.settings)
+    steps = settings.distill_steps * len(unit)
+    distilled = distill(frames, weights, spacing, plan.settings, steps=steps)
     errors = ", ".join(f"{name} {error:.3f}" for name, error in distilled.errors.items())
     log.info("frames %d to %d: a field was fitted, errors: %s", unit[0], unit[-1], errors)
     path = place / f"{unit[0]:06d}.safetensors"

@@ -22,9 +22,12 @@ from ..errors import ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.splats import PackedSplats, Quantized
 from .evaluate import evaluate
+from .pack_fields import CODECS as FIELD_CODECS
+from .pack_fields import FieldPackSettings, prepare_fields
 from .plan import Folder, load_plan
 
 COARSENESS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
+FIELD_COARSENESS = (0.5, 1.0, 2.0)
 #: Bytes that a frame's header takes in the baseline.
 _HEADER = 200
 #: Frames that are decoded to tell how long it takes.
@@ -33,7 +36,8 @@ _TIMED = 20
 
 @dataclass(frozen=True)
 class Point:
-    """One clip. codec: "baked" (the source), "predictive" or "zstd" (the baseline).
+    """One clip. codec: "baked" (the source), "predictive", "zstd" (the baseline), "codebook" or
+    "kplanes".
 
     bytes_per_frame: of the whole file. psnr, ssim: against the footage. encode_seconds, decode_ms:
     of all frames, and of one; None for the source and the baseline.
@@ -58,7 +62,8 @@ def measure_rate(
     frames: int = 4,
     progress: ProgressCallback = silent,
 ) -> dict:
-    """Pack a finished reconstruction at several coarsenesses, with and without pruning, and score.
+    """Pack a finished reconstruction at several coarsenesses, with and without pruning, and score;
+    with a field also by the codecs of fields, tuned where the footage is there.
 
     frames: so many of the clip's are scored, evenly spread. Returns {"region", "scored" images,
     "frames" of the clip, "rows": `Point`s as dicts, "bd_rate_percent": {codec: against zstd}}.
@@ -73,7 +78,8 @@ def measure_rate(
     step = max(1, len(plan.frames) // frames)
     only = {(view, label) for label in plan.frames[::step] for view in plan.test_views}
     prunes = (0.0, PackSettings().prune)
-    total = 1 + len(prunes) * len(COARSENESS)
+    fields = FIELD_CODECS if plan.settings.model == "field" else ()
+    total = 1 + len(prunes) * len(COARSENESS) + len(fields) * len(FIELD_COARSENESS)
 
     def scored(clip: Path) -> dict[str, float]:
         mean = evaluate(folder.root, region=region, clip=clip, only=only)["mean"]
@@ -102,6 +108,20 @@ def measure_rate(
                 done += 1
                 progress(Progress("rate", done, total))
 
+        for codec in fields:
+            begun = time.perf_counter()
+            packer = prepare_fields(folder.root, FieldPackSettings(codec=codec))
+            seconds = round(time.perf_counter() - begun, 2)
+            for coarseness in FIELD_COARSENESS:
+                packer.write(path, coarseness)
+                scores = {**scored(path), "encode_seconds": seconds}
+                with ClipReader(path, cache_frames=1) as reader:
+                    scores["decode_ms"] = _decoding(reader)
+                    common = coarseness, prunes[1], reader
+                    rows.append(_point(codec, *common, reader.total_nbytes, scores))
+                done += 1
+                progress(Progress("rate", done, total))
+
     def curve(codec: str, prune: float) -> list[tuple[float, float]]:
         return [(r.bytes_per_frame, r.psnr) for r in rows if (r.codec, r.prune) == (codec, prune)]
 
@@ -114,6 +134,7 @@ def measure_rate(
         "bd_rate_percent": {
             "predictive": bd_rate(baseline, curve("predictive", 0.0)),
             "predictive, pruned": bd_rate(baseline, curve("predictive", prunes[1])),
+            **{f"{codec}, pruned": bd_rate(baseline, curve(codec, prunes[1])) for codec in fields},
         },
     }
 
