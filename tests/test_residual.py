@@ -13,6 +13,7 @@ from test_cli import QUICK, fails, peel4d
 
 from peel4d.engine.clip.dictionary import FieldState, Grid, evaluate, make_layout
 from peel4d.engine.clip.envelope import unwrap
+from peel4d.engine.clip.field_points import decode_field_points
 from peel4d.engine.clip.lattice import Grid as PositionGrid
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.clip.residual import (
@@ -377,6 +378,18 @@ def test_the_same_seed_gives_the_same_integers(run, fragment):
     for mine, theirs in zip(fragment.frames, again.frames, strict=True):
         np.testing.assert_array_equal(mine.colors, theirs.colors)
         np.testing.assert_array_equal(mine.state.coefficient, theirs.state.coefficient)
+
+
+@pytest.mark.parametrize(
+    "radius", [[0.25, 0, 10**6], [0, 0, 3], [5.0, -9, 3], [0.25, 0.5, 3], [0.25, 0, 0], None]
+)
+def test_absurd_radii_of_a_frame_are_refused(fragment, radius):
+    encoder = encoder_of([fragment])
+    chunk = encoder.encode(fragment.splats(0), "frame", frame=0)
+    field = decode_residual(encoder.shared.fragments[0].member.data, None, "fragment")
+    data = with_header(chunk.data, lambda header: header.update(radius=radius))
+    with pytest.raises(ClipError):
+        decode_field_points(data, field, 0, chunk.points, chunk.sh_degree, "frame")
 
 
 # ---- the product ------------------------------------------------------------------------------
