@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ball import write_ball_capture
 from chunk_header import with_header
 from test_cli import QUICK, fails, peel4d
 
@@ -24,7 +25,7 @@ from peel4d.engine.clip.residual import (
 )
 from peel4d.engine.clip.symbol_tables import TOTAL, SymbolTable, fitted_table
 from peel4d.engine.clip.writer import write_clip
-from peel4d.engine.errors import ClipError, ReconstructionError
+from peel4d.engine.errors import CaptureError, ClipError, ReconstructionError
 from peel4d.engine.model.dictionary_field import DictionaryField, laplace_bits
 from peel4d.engine.model.points import bounded_radius
 from peel4d.engine.render.splats import Splats
@@ -429,7 +430,7 @@ def test_the_command_packs_and_scores(folder, tmp_path):
     assert scores[1] > scores[0] - 0.7
 
 
-def test_what_cannot_be_packed_says_why(folder, tmp_path, ball_capture):
+def test_what_cannot_be_packed_says_why(folder, tmp_path):
     out = tmp_path / "out.p4d"
     clip = folder / "clip.p4d"
     fails(peel4d("pack", clip, "-o", out, "--codec", "residual"), "reconstruction")
@@ -437,6 +438,9 @@ def test_what_cannot_be_packed_says_why(folder, tmp_path, ball_capture):
     fails(peel4d("pack", folder, "-o", out, *options), "target")
     with pytest.raises(ReconstructionError, match="frame 99 was not reconstructed"):
         pack_residual(folder, out, FEW, frames=[99])
+    other = write_ball_capture(tmp_path / "other", frames=2)
+    with pytest.raises(CaptureError, match="no frame 2"):
+        pack_residual(folder, out, FEW, capture=other)
     with pytest.raises(ClipError, match="onto itself"):
         pack_residual(folder, clip, FEW)
     assert not out.exists()

@@ -19,7 +19,7 @@ from ..clip.quantize import SH_PEAK
 from ..clip.reader import ClipReader
 from ..clip.residual import NAME, encode_residual
 from ..clip.writer import write_clip
-from ..errors import ClipError, ReconstructionError
+from ..errors import CaptureError, ClipError, ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.importance import importance, visibility
 from ..render.settings import PeelSettings
@@ -141,10 +141,18 @@ def open_source(
             where=folder.root,
             hint="Reconstruct with --model explicit, or pack with --codec predictive",
         )
+    opened = open_capture(plan.capture, size=plan.size)
+    gone = [label for label in plan.frames if label not in opened.frames]
+    if gone:
+        raise CaptureError(
+            f"it has no frame {gone[0]}, which was reconstructed",
+            where=opened.path,
+            hint="Name the footage of this reconstruction with --capture",
+        )
     run = open_run(
         plan,
         folder,
-        open_capture(plan.capture, size=plan.size),
+        opened,
         max_memory=max_memory,
         # The peel of one small frame: what a GPU saves goes into copies.
         device=torch.device("cpu"),
