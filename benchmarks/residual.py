@@ -91,8 +91,8 @@ CODECS_OF = {
 class Bench:
     """An open reconstruction, and what has been measured so far."""
 
-    def __init__(self, run: Run, output: Path) -> None:
-        self.run, self.output = run, output
+    def __init__(self, run: Run, output: Path, *, ablations: bool) -> None:
+        self.run, self.output, self.ablations = run, output, ablations
         self.rows: list[dict] = []
 
     def keep(self, part: str) -> None:
@@ -183,8 +183,8 @@ def measure_residual(bench: Bench, labels: Sequence[int]) -> None:
         whole = train_fragment(sources, *common, settings)
         seconds = round((time.process_time() - begun) / len(labels), 1)
         bench.fragments("residual", name, [whole], train_seconds_per_frame=seconds)
-        if name == "high":
-            continue  # the ablations are taken where the codec is meant to be used
+        if name == "high" or not bench.ablations:
+            continue  # they are taken where the codec is meant to be used
         apart = [train_fragment([source], *common, settings) for source in sources]
         bench.fragments("residual, fields apart", name, apart)
         _naive(bench, name, apart)
@@ -297,6 +297,9 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--frames", default="10:15")
     parser.add_argument("--only", choices=tuple(CODECS_OF), help="measure this part again")
+    parser.add_argument(
+        "--no-ablations", action="store_true", help="only the codec itself, without its variants"
+    )
     options = parser.parse_args()
     folder = Folder(options.directory)
     run = open_source(folder)
@@ -304,7 +307,7 @@ def main() -> None:
         n for n in select_frames(run.capture, options.frames) if n in load_plan(folder).frames
     ]
     run = open_source(folder, frames=labels)
-    bench = Bench(run, options.output)
+    bench = Bench(run, options.output, ablations=not options.no_ablations)
     if options.only:
         bench.keep(options.only)
     parts = {
