@@ -62,7 +62,7 @@ class ResidualSettings:
 #: Rate points, from the best pictures to the fewest bytes. lambda grows with the square of the
 #: steps: at high rate a bit less of a number of step q costs 2 ln 2 q^2 / 12 of squared error. Half
 #: of that was better (3 frames of "basketball", smallest: 0.075 dB more for 5 % more bytes, where
-#: the presets lie 0.3 dB and 38 % apart): most points are seen by less than a pixel.
+#: presets were 0.3 dB and 38 % apart).
 PRESETS = {
     "high": ResidualSettings(rate_weight=8e-5, position=1 / 4, color=1 / 28, radius=0.2),
     "standard": ResidualSettings(rate_weight=1.5e-4, position=1 / 2.5, color=1 / 20, radius=0.25),
