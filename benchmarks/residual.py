@@ -91,15 +91,20 @@ CODECS_OF = {
 class Bench:
     """An open reconstruction, and what has been measured so far."""
 
-    def __init__(self, run: Run, output: Path, *, ablations: bool) -> None:
-        self.run, self.output, self.ablations = run, output, ablations
+    def __init__(self, run: Run, output: Path, presets: Sequence[str], *, ablations: bool) -> None:
+        self.run, self.output, self.presets, self.ablations = run, output, presets, ablations
         self.rows: list[dict] = []
 
     def keep(self, part: str) -> None:
-        """Take over what an earlier run has measured of the other parts."""
+        """Take over what an earlier run has measured of the other parts and presets."""
         if self.output.is_file():
             rows = json.loads(self.output.read_text())["rows"]
-            self.rows = [row for row in rows if row["codec"] not in CODECS_OF[part]]
+            self.rows = [
+                row
+                for row in rows
+                if row["codec"] not in CODECS_OF[part]
+                or (part == "residual" and row["point"] not in self.presets)
+            ]
 
     def score(self, splats: Splats, frame: int) -> float:
         shown = held_out_pictures(self.run, splats, frame, "full")
@@ -176,7 +181,7 @@ class Bench:
 def measure_residual(bench: Bench, labels: Sequence[int]) -> None:
     run = bench.run
     common = run.spacing, run.color, run.images, run.plan.settings
-    for name in ("small", "smallest", "standard", "high"):
+    for name in bench.presets:
         settings = PRESETS[name]
         begun = time.process_time()
         sources = [source_frame(run, label, settings) for label in labels]
@@ -298,6 +303,13 @@ def main() -> None:
     parser.add_argument("--frames", default="10:15")
     parser.add_argument("--only", choices=tuple(CODECS_OF), help="measure this part again")
     parser.add_argument(
+        "--presets",
+        nargs="+",
+        default=["small", "smallest", "standard", "high"],
+        choices=tuple(PRESETS),
+        help="of the residual codec and its variants",
+    )
+    parser.add_argument(
         "--no-ablations", action="store_true", help="only the codec itself, without its variants"
     )
     options = parser.parse_args()
@@ -307,7 +319,7 @@ def main() -> None:
         n for n in select_frames(run.capture, options.frames) if n in load_plan(folder).frames
     ]
     run = open_source(folder, frames=labels)
-    bench = Bench(run, options.output, ablations=not options.no_ablations)
+    bench = Bench(run, options.output, options.presets, ablations=not options.no_ablations)
     if options.only:
         bench.keep(options.only)
     parts = {

@@ -23,7 +23,7 @@ class ResidualSettings:
     rate are simulated in training; else they come after it. field_size: of its cells, relative.
     """
 
-    rate_weight: float = 1.5e-4
+    rate_weight: float = 3e-4
     position: float = 1 / 2.5
     color: float = 1 / 20
     radius: float = 0.25
@@ -60,14 +60,14 @@ class ResidualSettings:
 
 
 #: Rate points, from the best pictures to the fewest bytes. lambda grows with the square of the
-#: steps: at high rate a bit less of a number of step q costs 2 ln 2 q^2 / 12 of squared error. Half
-#: of that was better (3 frames of "basketball", smallest: 0.075 dB more for 5 % more bytes, where
-#: presets were 0.3 dB and 38 % apart).
+#: steps: at high rate a bit less of a number of step q costs 2 ln 2 q^2 / 12 of squared error. At
+#: the coarse end that is too much ("basketball", smallest: half of it gave 0.075 dB for 5 % more
+#: bytes, where presets were 0.3 dB and 38 % apart; small: 0.02 dB for 4 %, which is not worth it).
 PRESETS = {
-    "high": ResidualSettings(rate_weight=8e-5, position=1 / 4, color=1 / 28, radius=0.2),
-    "standard": ResidualSettings(rate_weight=1.5e-4, position=1 / 2.5, color=1 / 20, radius=0.25),
+    "high": ResidualSettings(rate_weight=1.5e-4, position=1 / 4, color=1 / 28, radius=0.2),
+    "standard": ResidualSettings(rate_weight=3e-4, position=1 / 2.5, color=1 / 20, radius=0.25),
     "small": ResidualSettings(
-        rate_weight=3e-4, position=1 / 2, color=1 / 14, radius=0.35, prune=0.02
+        rate_weight=6e-4, position=1 / 2, color=1 / 14, radius=0.35, prune=0.02
     ),
     "smallest": ResidualSettings(
         rate_weight=6e-4, position=1 / 1.5, color=1 / 10, radius=0.5, prune=0.025
