@@ -103,7 +103,7 @@ class Bench:
                 row
                 for row in rows
                 if row["codec"] not in CODECS_OF[part]
-                or (part == "residual" and row["point"] not in self.presets)
+                or (part == "residual" and row.get("preset", row["point"]) not in self.presets)
             ]
 
     def score(self, splats: Splats, frame: int) -> float:
@@ -198,7 +198,7 @@ def measure_residual(bench: Bench, labels: Sequence[int]) -> None:
         late = replace(settings, joint=False)
         sequence = train_grids(whole.layout, sources, run.color, run.images, common[3], late)
         for quality in SAME_POINTS[name]:
-            _rerf(bench, "rerf, same points", sequence, quality, settings)
+            _rerf(bench, "rerf, same points", sequence, quality, settings, preset=name)
 
 
 def measure_predictive(bench: Bench, labels: Sequence[int]) -> None:
@@ -238,6 +238,7 @@ def _rerf(
     settings: ResidualSettings,
     *,
     own_radius: bool = True,
+    **of: object,
 ) -> None:
     """Code a trained sequence and score what is decoded."""
     decoded, sizes = compress(sequence, quality)
@@ -267,7 +268,7 @@ def _rerf(
         scores.append(bench.score(shown, frame.source.frame))
     point = [quality, settings.position, settings.color, settings.radius]
     parts = {"fields": round(fields / len(scores))}
-    bench.add(codec, point, sizes, scores, parts=parts)
+    bench.add(codec, point, sizes, scores, parts=parts, **of)
 
 
 def _unrounded(run: Run, label: int) -> SourceFrame:
