@@ -285,3 +285,28 @@ def test_gpu_check_goes_on_after_a_failure(tmp_path):
     passed = {line.split()[1] for line in lines if line.startswith("ok")}
     assert failed == {"racecheck", "train-step"}
     assert {"tests", "memcheck", "peel-room-4k", "peel-scaling", "playback-4k"} <= passed
+
+
+def test_the_baseline_of_residual_grids_is_closed(modules):
+    """What is decoded is off by the table's steps in every frame: errors do not add up."""
+    import rerf
+
+    from peel4d.engine.clip.dictionary import Grid, make_layout
+
+    layout = make_layout(np.array([[-1.0, -1, -1], [1, 1, 1]]), 0.05, 1, (0.0, 0.0))
+    grid = rerf.same_capacity(layout)
+    assert 0.8 * layout.values < grid.corners * grid.channels <= layout.values
+    grid = Grid((9, 5, 17), 0.1, 3, False)
+    random = np.random.default_rng(0)
+    values = np.cumsum(random.normal(0, 0.2, (6, grid.corners, grid.channels)), axis=0)
+    frames = [rerf.GridFrame(None, v.astype(np.float32), None, None) for v in values]
+    sequence = rerf.GridSequence(layout, grid, [np.zeros(10, np.float32)], frames)
+    sizes = []
+    for quality in (1e-3, 0.1):
+        decoded, nbytes = rerf.compress(sequence, quality)
+        sizes.append(sum(nbytes))
+        highest = quality * (1 + 0.25 * 21) / 2
+        for mine, theirs in zip(values, decoded, strict=True):
+            # The transform keeps lengths: the mean square is that of the coefficients.
+            assert np.sqrt(((mine - theirs) ** 2).mean()) < highest
+    assert sizes[1] < 0.6 * sizes[0]

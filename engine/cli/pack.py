@@ -16,7 +16,9 @@ from .reconstruct import add_machine
 
 _DEFAULTS = PackSettings()
 #: Codecs that need torch and the reconstruction (engine/train/pack_fields.py).
-FIELD_CODECS = ("codebook", "kplanes")
+FIELD_CODECS = ("codebook", "kplanes", "residual")
+#: Rate points of --codec residual (engine/train/residual_settings.py).
+RATE_POINTS = ("high", "standard", "small", "smallest")
 _TUNING = 300
 
 
@@ -34,7 +36,22 @@ def add_parser(commands) -> None:
         default=_DEFAULTS.codec,
         choices=CODECS + FIELD_CODECS,
         help="predictive (default): small; baked: as exact as 8-bit pixels are; codebook: the "
-        "fields that frames share, for the smallest files, from DIR; kplanes: these as float16",
+        "fields that frames share, for the smallest files, from DIR; kplanes: these as float16; "
+        "residual: fields, colours and radii trained for rate and pictures at once, from DIR",
+    )
+    parser.add_argument(
+        "--lambda",
+        dest="rate_point",
+        default="standard",
+        choices=RATE_POINTS,
+        help="how much a bit must be worth to --codec residual (default standard)",
+    )
+    parser.add_argument(
+        "--gop",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="frames that --codec residual codes one after the other (default 10)",
     )
     parser.add_argument(
         "--jobs",
@@ -92,7 +109,7 @@ def add_parser(commands) -> None:
         type=Path,
         help="the footage that DIR was made from: fit the packed points to it, which takes a few "
         "seconds per frame and makes clips smaller by a third at the same quality; --codec "
-        "codebook always tunes its codes with it, and has to be told only where it was moved",
+        "codebook and residual always learn from it, and have to be told only where it was moved",
     )
     add_machine(parser)
     parser.set_defaults(run=run)
@@ -167,6 +184,8 @@ def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Pac
         )
     try:
         with explained(options.source):
+            if options.codec == "residual":
+                return _pack_residual(options, progress)
             from ..train.pack_fields import FieldPackSettings, pack_fields
 
             settings = FieldPackSettings(
@@ -187,6 +206,20 @@ def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Pac
             )
     except ModuleNotFoundError as error:
         raise needs(error) from error
+
+
+def _pack_residual(options: argparse.Namespace, progress: ProgressCallback) -> Packed:
+    from ..train.residual_clip import pack_residual
+    from ..train.residual_settings import PRESETS
+
+    settings = replace(
+        PRESETS[options.rate_point].scaled(options.coarseness or 1.0), gop=options.gop
+    )
+    if options.prune != _DEFAULTS.prune:
+        settings = replace(settings, prune=options.prune)
+    return pack_residual(
+        options.source, options.output, settings, capture=options.capture, progress=progress
+    )
 
 
 def _share(text: str) -> float:

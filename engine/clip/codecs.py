@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ..errors import ClipError
 from ..render.splats import PackedSplats, Splats
-from . import codebook, kplanes, predictive
+from . import codebook, kplanes, predictive, residual
 from .chunk import Chunk, encode_chunk
 from .decode import decode_packed
 from .field_points import encode_field_points
@@ -53,12 +53,16 @@ class Predictive:
 class FieldPoints:
     """Positions and colours of the points, and fields that many frames share for the rest.
 
-    shared: the fields, encoded; frames are coded against what they decode to.
+    shared: the fields, encoded; frames are coded against what they decode to. frame_steps: of every
+    frame, where they were trained with lattices of their own. own_radius: points have radii of
+    their own, as factors of the field's.
     """
 
     shared: EncodedField
     steps: Steps = field(default_factory=Steps)
     static_steps: Steps = STATIC_STEPS
+    frame_steps: tuple[Steps, ...] | None = None
+    own_radius: bool = False
 
     @property
     def name(self) -> str:
@@ -71,7 +75,10 @@ class FieldPoints:
         for index, fragment in enumerate(self.shared.fragments):
             if frame < first + fragment.frames:
                 decoded = fields.get(index)
-                return encode_field_points(splats, decoded, frame - first, self.steps, where)
+                steps = self.frame_steps[frame] if self.frame_steps else self.steps
+                return encode_field_points(
+                    splats, decoded, frame - first, steps, where, own_radius=self.own_radius
+                )
             first += fragment.frames
         raise ClipError(f"no field has this frame, only {first} before it", where=where)
 
@@ -104,6 +111,7 @@ Encoder = Baked | Predictive | FieldPoints
 FIELD_CODECS: Mapping[str, FieldCodec] = {
     kplanes.NAME: kplanes.CODEC,
     codebook.NAME: codebook.CODEC,
+    residual.NAME: residual.CODEC,
 }
 
 #: codec -> (data, points, sh_degree, where) -> the points. Raises ClipError.

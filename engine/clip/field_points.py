@@ -15,26 +15,35 @@ from .decode import shared
 from .envelope import unwrap, wrap
 from .fields import Fields
 from .fragment import FieldFragment
-from .lattice import Grid, Lattice, grid_positions, read_place, read_scale, short
+from .lattice import Grid, Lattice, grid_positions, read_place, read_scale, scale_ends, short
 from .point_codec import MAX_CELL_BITS, Component, decode_points, encode_points
 from .predictive import Steps
 from .quantize import SH_PEAK
 
 MAGIC = b"P4DF"
-#: Green, then red and blue by what green leaves.
+#: Green, then red and blue by what green leaves; then the radius, where points have their own.
 _COMPONENTS = (Component(True, -1, 0), Component(True, 0, 1), Component(True, 0, 1))
+_RADIUS = Component(False, -1, 2)
 _STORED = [1, 0, 2]
+#: Of a radius by its field, as a logarithm.
+_MAX_FACTOR = 20.0
 
 
 def encode_field_points(
-    splats: Splats, field: FieldFragment, step: int, steps: Steps, where: str
+    splats: Splats,
+    field: FieldFragment,
+    step: int,
+    steps: Steps,
+    where: str,
+    *,
+    own_radius: bool = False,
 ) -> Chunk:
     """Quantise and code what the field does not know of a frame.
 
     splats: the points as they should be drawn. field: as decoded. step: the frame in its fragment.
     The colour that is stored is what the field's constant coefficient lacks where the point is
-    decoded, so whatever the field's own coding has changed of it comes out right again. Raises
-    ClipError as `encode_chunk` does.
+    decoded, so whatever the field's own coding has changed of it comes out right again. own_radius:
+    the same with the radius, as a factor. Raises ClipError as `encode_chunk` does.
     """
     splats = visible(splats, where)
     count = len(splats)
@@ -54,9 +63,16 @@ def encode_field_points(
     fields = Fields(header, where)  # what no reader takes is not written
     read_place(fields, grid.bits)
     read_scale(fields, "color")
-    rows = color.codes[_STORED]
-    stream = encode_points(grid.codes, rows, grid.bits, _COMPONENTS)
+    rows, components = color.codes[_STORED], _COMPONENTS
+    if own_radius:
+        factor = np.log(splats.radius[grid.order].astype(np.float64) / radius)
+        factors = Lattice.of(factor[None], steps.radius)
+        header["radius"] = factors.header
+        _read_factors(Fields(header, where))
+        rows, components = np.concatenate([rows, factors.codes]), (*_COMPONENTS, _RADIUS)
+    stream = encode_points(grid.codes, rows, grid.bits, components)
     positions = len(encode_points(grid.codes, rows[:0], grid.bits, ()))
+    radii = len(stream) - len(encode_points(grid.codes, rows[:3], grid.bits, _COMPONENTS))
     sh = sh.copy()
     sh[:, 0] += wanted
     return Chunk(
@@ -66,9 +82,9 @@ def encode_field_points(
         bounds=grid.bounds,
         nbytes={
             "position": positions,
-            "radius": 0,
+            "radius": radii,
             "density": 0,
-            "sh": len(stream) - positions,
+            "sh": len(stream) - positions - radii,
         },
         ranges={
             "position": (float(grid.bounds.min()), float(grid.bounds.max())),
@@ -95,8 +111,10 @@ def decode_field_points(
     bits = fields.integer("bits", 1, MAX_CELL_BITS)
     place = read_place(fields, bits)
     scale, offset, levels = read_scale(fields, "color")
-    codes, rows = decode_points(stream, points, bits, _COMPONENTS, where)
-    if rows.max() > levels:
+    factors = _read_factors(fields) if "radius" in fields.values else None
+    components = _COMPONENTS if factors is None else (*_COMPONENTS, _RADIUS)
+    codes, rows = decode_points(stream, points, bits, components, where)
+    if rows[:3].max() > levels or (factors is not None and rows[3].max() > factors[2]):
         raise ClipError("a code is beyond its scale", where=where, hint=DAMAGED_HINT)
     position = grid_positions(codes, bits, place)
     radius, density, known = checked(field, step, _plain(position), where)
@@ -110,7 +128,17 @@ def decode_field_points(
     sh = np.zeros((points, count, 3), dtype=np.float32)
     sh[:, : known.shape[1]] = known
     sh[:, 0] += ((rows[_STORED].T + offset) * scale).astype(np.float32)
+    if factors is not None:
+        radius = (radius * np.exp((rows[3] + factors[1]) * factors[0])).astype(np.float32)
     return PackedSplats(position, shared(radius), shared(density), shared(sh))
+
+
+def _read_factors(fields: Fields) -> tuple[float, ...]:
+    """The lattice of the radii's logarithms. Raises ClipError for factors that nobody needs."""
+    scale = read_scale(fields, "radius")
+    if max(map(abs, scale_ends(scale)[:2])) > _MAX_FACTOR:
+        raise fields.fail("radius", "a lattice of logarithms")
+    return scale
 
 
 def checked(field: FieldFragment, step: int, position: np.ndarray, where: str):

@@ -31,7 +31,7 @@ from .fields import Fields, parse_object
 #: How the chunks of a clip may be stored; codecs.py has them.
 CODECS = ("baked", "predictive")
 #: Codecs of clips whose frames share fields; codecs.py has them, too.
-FIELD_CODECS = ("kplanes", "codebook")
+FIELD_CODECS = ("kplanes", "codebook", "residual")
 
 UPDATE_HINT = "Update Peel4D to open it"
 

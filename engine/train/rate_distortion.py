@@ -170,6 +170,21 @@ def bd_rate(first: list[tuple[float, float]], second: list[tuple[float, float]])
     return float(100 * (np.exp(mean) - 1))
 
 
+def bd_psnr(first: list[tuple[float, float]], second: list[tuple[float, float]]) -> float | None:
+    """PSNR of the second curve less that of the first, dB, averaged over the logarithm of the rates
+    that both have; arguments as of `bd_rate`. None where they have no rate in common."""
+    curves = []
+    for points in (first, second):
+        rate, psnr = np.array(sorted(points)).T
+        curves.append((np.log(rate), psnr))
+    low, high = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
+    if low >= high:
+        return None
+    grid = np.unique(np.clip(np.concatenate([[low, high], curves[0][0], curves[1][0]]), low, high))
+    difference = np.interp(grid, *curves[1]) - np.interp(grid, *curves[0])
+    return float((0.5 * (difference[1:] + difference[:-1]) * np.diff(grid)).sum() / (high - low))
+
+
 def draw(result: dict, path: Path) -> None:
     """The curves as an SVG picture: PSNR over kB per frame."""
     series: dict[str, list[tuple[float, float]]] = {}

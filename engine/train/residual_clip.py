@@ -1,0 +1,235 @@
+"""From a finished reconstruction to a clip of the codec "residual"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..capture.detect import open_capture
+from ..clip.codecs import FieldPoints
+from ..clip.fragment import EncodedField, EncodedFragment
+from ..clip.lattice import Grid, grid_positions, short
+from ..clip.pack import Packed
+from ..clip.predictive import Steps
+from ..clip.quantize import SH_PEAK
+from ..clip.reader import ClipReader
+from ..clip.residual import NAME, encode_residual
+from ..clip.writer import write_clip
+from ..errors import CaptureError, ClipError, ReconstructionError
+from ..progress import Progress, ProgressCallback, silent
+from ..render.importance import contribution, importance, least_important
+from ..render.settings import PeelSettings
+from ..render.splats import Splats
+from .checkpoint import load_splats
+from .plan import Folder, load_plan
+from .residual import SourceFrame, TrainedFragment, train_fragment
+from .residual_settings import ResidualSettings
+from .run import Run, open_run
+from .shared import shared_stage
+from .watch import UNWATCHED
+
+#: Most that one point counts, in means: a few that fill a picture would leave nothing to the rest.
+_MOST_IMPORTANT = 5.0
+#: A lattice's step is written with four digits and never becomes shorter than what is asked for.
+_JUST_BELOW = 1 - 1e-7
+
+
+def pack_residual(
+    directory: Path,
+    output: Path,
+    settings: ResidualSettings,
+    *,
+    capture: Path | None = None,
+    frames: Sequence[int] | None = None,
+    max_memory: int = 4 << 30,
+    progress: ProgressCallback = silent,
+) -> Packed:
+    """Write the clip of a reconstruction with fields that are trained on its capture.
+
+    directory: of a finished reconstruction of explicit points. capture: where it is now, if it has
+    been moved. frames: labels, consecutive ones of the reconstruction's; default all. Raises
+    PeelError; an older `output` then stays as it was.
+    """
+    folder, output = Folder(Path(directory)), Path(output)
+    if output.exists() and folder.clip.exists() and output.samefile(folder.clip):
+        raise ClipError(
+            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
+        )
+    run = open_source(folder, capture, frames, max_memory=max_memory, progress=progress)
+    labels = run.plan.frames
+    fragments: list[TrainedFragment] = []
+    for first in range(0, len(labels), settings.gop):
+        group = labels[first : first + settings.gop]
+        sources = [source_frame(run, label, settings) for label in group]
+
+        def report(number: int, before: int = first) -> None:
+            progress(Progress("pack", before + number + 1, len(labels)))
+
+        fragments.append(
+            train_fragment(
+                sources,
+                run.spacing,
+                run.color,
+                run.images,
+                run.plan.settings,
+                settings,
+                report=report,
+            )
+        )
+    kept = sum(len(frame.source.splats) for fragment in fragments for frame in fragment.frames)
+    every = load_plan(folder).frames
+    with ClipReader(folder.clip) as reader:
+        info, static, source_nbytes = reader.info, None, reader.total_nbytes
+        before = sum(info.points[every.index(label)] for label in labels)
+        if info.static_points:
+            static = reader.packed(0)[1].unpack()
+        written = write_clip(
+            output,
+            (
+                fragment.splats(step)
+                for fragment in fragments
+                for step in range(len(fragment.frames))
+            ),
+            fps=info.fps,
+            cameras=info.cameras,
+            settings=info.settings,
+            provenance={
+                **info.provenance,
+                "packed": {"codec": NAME, "lambda": settings.rate_weight, "gop": settings.gop},
+            },
+            first_frame=labels[0],
+            up=info.up,
+            static=static,
+            encoder=encoder_of(fragments),
+        )
+    nbytes = output.stat().st_size
+    return Packed(written, nbytes, source_nbytes, 1 - kept / before if before else 0.0, 1.0)
+
+
+def open_source(
+    folder: Folder,
+    capture: Path | None = None,
+    frames: Sequence[int] | None = None,
+    *,
+    max_memory: int = 4 << 30,
+    progress: ProgressCallback = silent,
+) -> Run:
+    """A finished reconstruction with its capture's pictures, cameras' colours and background."""
+    plan = load_plan(folder)
+    if capture is not None:
+        plan = replace(plan, capture=str(Path(capture).resolve()))
+    if frames is not None:
+        unknown = [label for label in frames if label not in plan.frames]
+        if unknown or not frames:
+            raise ReconstructionError(
+                f"frame {unknown[0]} was not reconstructed" if unknown else "no frames to pack",
+                where=folder.root,
+                hint=f"It has frames {plan.frames[0]} to {plan.frames[-1]}",
+            )
+        plan = replace(plan, frames=tuple(frames))
+    if not folder.clip.is_file() or not folder.shared.is_file():
+        raise ReconstructionError(
+            "the reconstruction is not finished", where=folder.root, hint="Go on with --resume"
+        )
+    if plan.settings.model != "explicit":
+        raise ReconstructionError(
+            "only a reconstruction of explicit points can be packed like this",
+            where=folder.root,
+            hint="Reconstruct with --model explicit, or pack with --codec predictive",
+        )
+    opened = open_capture(plan.capture, size=plan.size)
+    gone = [label for label in plan.frames if label not in opened.frames]
+    if gone:
+        raise CaptureError(
+            f"it has no frame {gone[0]}, which was reconstructed",
+            where=opened.path,
+            hint="Name the footage of this reconstruction with --capture",
+        )
+    run = open_run(
+        plan,
+        folder,
+        opened,
+        max_memory=max_memory,
+        # The peel of one small frame: what a GPU saves goes into copies.
+        device=torch.device("cpu"),
+        progress=progress,
+        watch=UNWATCHED,
+    )
+    shared_stage(run, progress)
+    return run
+
+
+def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFrame:
+    """A reconstructed frame's points that cameras see, on the grid of its positions."""
+    frame = run.capture.frames.index(label)
+    cameras = [run.capture.camera(frame, view) for view in run.views]
+    splats = load_splats(run.folder.frame(label))
+    if settings.prune > 0:
+        share = contribution(splats, cameras, PeelSettings())
+        splats = splats.select(~least_important(share, settings.prune))
+    if len(splats) == 0:
+        raise ReconstructionError(f"no camera sees a point of frame {label}")
+    grid = Grid.of(splats.position, short(settings.position * float(np.median(splats.radius))))
+    position = grid_positions(grid.codes, grid.bits, np.array(grid.header))
+    if not isinstance(position, np.ndarray):
+        position = position.positions()
+    splats = splats.select(grid.order)
+    weight = importance(splats, cameras, PeelSettings())
+    first = np.flatnonzero(np.diff(grid.codes, prepend=grid.codes[:1] + np.uint64(1)))
+    splats, weight = merged(splats, weight, first)
+    splats = Splats(position[first], splats.radius, splats.density, splats.sh)
+    cells = grid.cells[first].astype(np.int64)
+    weight = np.minimum(weight / max(weight.mean(), 1e-300), _MOST_IMPORTANT)
+    views = tuple(run.images.usable(frame, run.views))
+    if not views:
+        raise ReconstructionError(f"no usable image in frame {label}")
+    return SourceFrame(splats, cells, grid.step, weight, frame, views)
+
+
+def merged(splats: Splats, weight: np.ndarray, first: np.ndarray) -> tuple[Splats, np.ndarray]:
+    """Runs of points as one point each: they are at the same place of a grid. weight: (N,), pixels
+    that each fills. first: index of the first point of every run, ascending."""
+    total = np.add.reduceat(weight, first)
+    even = np.add.reduceat(np.ones(len(weight)), first)
+    run = np.repeat(np.arange(len(first)), even.astype(int))
+    share = np.where(total[run] > 0, weight / np.maximum(total[run], 1e-300), 1 / even[run])
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        columns = values.reshape(len(values), -1) * share[:, None]
+        return np.add.reduceat(columns, first).reshape(len(first), *values.shape[1:])
+
+    # What all of them let through, as one disk as large as their mean.
+    clear = np.exp(np.add.reduceat(np.log1p(-np.minimum(splats.density, 0.999)), first))
+    merged = Splats(
+        splats.position[first], np.sqrt(mean(splats.radius**2)), 1 - clear, mean(splats.sh)
+    )
+    return merged, total
+
+
+def encoder_of(fragments: Sequence[TrainedFragment]) -> FieldPoints:
+    """The encoder of a clip of these fragments, with the lattices that they were trained for."""
+    members = [
+        EncodedFragment(
+            encode_residual(
+                fragment.layout, fragment.network, [frame.differences for frame in fragment.frames]
+            ),
+            len(fragment.frames),
+        )
+        for fragment in fragments
+    ]
+    steps = []
+    for fragment in fragments:
+        for step, frame in enumerate(fragment.frames):
+            radius = float(np.median(fragment.splats(step).radius))
+            steps.append(
+                Steps(
+                    position=frame.source.grid_step / radius * _JUST_BELOW,
+                    color=frame.color_step * SH_PEAK[0] * _JUST_BELOW,
+                    radius=frame.radius_step * _JUST_BELOW,
+                )
+            )
+    return FieldPoints(EncodedField(NAME, members), frame_steps=tuple(steps), own_radius=True)
