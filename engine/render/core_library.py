@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import CoreError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 INSTALL_HINT = "Install it with: pip install ./cuda (needs g++), or reinstall the extension"
 _HINTS = {
     2: "Close other programs, or use a smaller picture or fewer points",
@@ -122,6 +122,17 @@ class CComponent(ctypes.Structure):
     _fields_ = [("spatial", c_int32), ("follows", c_int32), ("set", c_int32)]
 
 
+class CWindow(_Sized):
+    _fields_ = [
+        ("size", c_uint32),
+        ("x", c_int32),
+        ("y", c_int32),
+        ("width", c_int32),
+        ("height", c_int32),
+        ("threads", c_int32),
+    ]
+
+
 class CGradients(_Sized):
     _fields_ = [
         ("size", c_uint32),
@@ -179,6 +190,12 @@ def library() -> ctypes.CDLL:
         "peel4d_decode_points": (
             c_int32,
             [c_void_p, c_int64, c_int64, c_int32, POINTER(CComponent), c_int32, c_void_p, c_void_p],
+        ),
+        "peel4d_gaussians_draw": (c_int32, [POINTER(CWindow), c_int64, *[c_void_p] * 5]),
+        "peel4d_gaussians_backward": (c_int32, [POINTER(CWindow), c_int64, *[c_void_p] * 7]),
+        "peel4d_gaussians_fit": (
+            c_int32,
+            [POINTER(CWindow), c_int64, *[c_void_p] * 4, c_int64, *[c_void_p] * 4],
         ),
     }
     for name, (result, arguments) in signatures.items():
