@@ -1,7 +1,7 @@
 """Training one group of pictures of two-dimensional Gaussians.
 
-Source: D2GV (arXiv 2503.05600): still warm-up, deformed training, learnable pruning, training through
-the quantiser. What differs, and the measurements: docs/video-format.md.
+Source: D2GV (arXiv 2503.05600): still warm-up, deformed training, learnable pruning, training that
+knows of the quantiser. What differs, and the measurements: docs/video-format.md.
 """
 
 from __future__ import annotations

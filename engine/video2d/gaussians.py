@@ -122,13 +122,11 @@ def fit(
 ) -> tuple[float, Gaussians2D]:
     """Mean squared error of a window of a picture and its gradients, in one pass.
 
-    target: (H, W, 3) uint8, the whole picture; the window must lie inside. The picture is clamped to
-    [0, 1] before it is compared and the clamp passes gradients on. Raises CoreError.
+    target: (H, W, 3) uint8, the whole picture; the window must lie inside. The picture is clamped
+    to [0, 1] before it is compared, and the clamp passes gradients on. Raises CoreError.
     """
     height, width = target.shape[:2]
-    inside = (
-        0 <= window.x <= width - window.width and 0 <= window.y <= height - window.height
-    )
+    inside = 0 <= window.x <= width - window.width and 0 <= window.y <= height - window.height
     if not inside or target.dtype != np.uint8 or not target.flags.c_contiguous:
         raise CoreError("the target is no contiguous 8-bit picture that holds the window")
     arrays = _arrays(gaussians)

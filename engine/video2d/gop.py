@@ -1,8 +1,8 @@
 """A group of pictures: Gaussians that move and change colour over a few frames.
 
-Every Gaussian has polynomials in time of its own, of few coefficients, where D2GV (arXiv 2503.05600)
-asks one small MLP for all offsets: on a CPU that network takes four fifths of a training step, and
-the polynomials come out better after the same time (docs/video-format.md).
+Every Gaussian has polynomials in time of its own, of few coefficients, where D2GV (arXiv
+2503.05600) asks one small MLP for all offsets: on a CPU that network takes most of a training step,
+and the polynomials come out better after the same time (docs/video-format.md).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MAX_ORDER = 6
 class Gop:
     """N Gaussians over `frames` frames of a video of width x height pixels; float32.
 
-    position (N, 2): pixels, at the polynomials' mean. log_scale (N, 2): ln of l11 and l22 in pixels.
-    shear (N,): l21 / l22. color (N, 3). motion (K, N, 2): coefficients of the Legendre polynomials
-    1 .. K of time, in pixels; time is -1 at the first frame and 1 at the last. shade (C, N, 3): the
-    same of the colour.
+    position (N, 2): pixels, at the polynomials' mean. log_scale (N, 2): ln of l11 and l22 in
+    pixels. shear (N,): l21 / l22. color (N, 3). motion (K, N, 2): coefficients of the Legendre
+    polynomials 1 .. K of time, in pixels; time is -1 at the first frame and 1 at the last.
+    shade (C, N, 3): the same of the colour.
     """
 
     frames: int

@@ -155,7 +155,9 @@ def decode_gop(data: bytes, where: str) -> Gop:
     if count == 0:
         if len(payload):
             raise ClipError("a group without Gaussians has data", where=where, hint=DAMAGED_HINT)
-        return Gop(frames, *size, *(np.zeros(shape, np.float32) for shape in _shapes(motion, shade)))
+        return Gop(
+            frames, *size, *(np.zeros(shape, np.float32) for shape in _shapes(motion, shade))
+        )
     bits = fields.integer("bits", 1, MAX_CELL_BITS)
     step, *origin = fields.array("position", (3,))
     far = max(abs(value) for value in origin) + (1 << bits)

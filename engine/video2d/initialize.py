@@ -1,4 +1,4 @@
-"""Where the Gaussians of a picture start: dense where it has detail, as large as their share of it."""
+"""Where the Gaussians of a picture start: dense where it has detail, as large as their share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _THINNEST, _WIDEST = 0.3, 0.5  # pixels; share of the picture's longer side
 
 
 def gaussians_of(picture: np.ndarray, count: int, seed: int, frames: int = 1) -> Gop:
-    """A still group of `frames` pictures (H, W, 3) uint8 with `count` Gaussians, none of them tuned.
+    """A still group of `frames` pictures: `count` Gaussians for a picture (H, W, 3) uint8, untuned.
 
     Their density follows the magnitude of the picture's gradients (GaussianImage starts at random
     places). They are drawn by systematic sampling along a Morton curve, which leaves neither holes
