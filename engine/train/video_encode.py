@@ -136,13 +136,17 @@ def _settled(settings: EncodeSettings, source: FrameSource) -> EncodeSettings:
     """With a number of Gaussians, and the share of a target size that groups may take."""
     count = settings.gaussians
     if count is None:
-        pixels = source.width * source.height
-        count = min(max(pixels // _PIXELS_EACH, _FEWEST), _MOST)
+        count = default_gaussians(source)
         if settings.target_bytes is not None:
             groups = math.ceil(source.frame_count / settings.gop)
             room = (_room(settings, source)) * 8 / groups / _BITS_EACH
             count = max(_FEWEST, min(count, int(room)))
     return replace(settings, gaussians=count)
+
+
+def default_gaussians(source: FrameSource) -> int:
+    """Of a group, where nobody says how many."""
+    return min(max(source.width * source.height // _PIXELS_EACH, _FEWEST), _MOST)
 
 
 def _room(settings: EncodeSettings, source: FrameSource) -> int:
