@@ -41,7 +41,8 @@ PEEL_HD bool prepare_gaussian(const float* position, const float* cholesky, cons
       fmaxf(fabsf(color[0]), fmaxf(fabsf(color[1]), fabsf(color[2])));
   // Written so that a NaN anywhere is refused.
   if (!(fabsf(l1) > kThinnest && fabsf(l3) > kThinnest && fabsf(l1) < 1e6f && fabsf(l2) < 1e6f &&
-        fabsf(l3) < 1e6f && fabsf(x) < 1e7f && fabsf(y) < 1e7f && strongest < 1e6f)) {
+        fabsf(l3) < 1e6f && fabsf(x) < 1e7f && fabsf(y) < 1e7f && fabsf(color[0]) < 1e6f &&
+        fabsf(color[1]) < 1e6f && fabsf(color[2]) < 1e6f)) {
     return false;
   }
   float cut = kShallowestCut;
