@@ -24,8 +24,9 @@ from ..video2d.initialize import gaussians_of
 _WINDOW_PIXELS = 1 << 20
 #: ln of the smallest side of a Gaussian: 0.2 pixels.
 _SMALLEST = math.log(0.2)
-#: Pruning: a Gaussian stays while sigmoid(mask) is above this; where its mask starts, its rate.
-_KEEP, _MASK_START, _MASK_RATE = 0.2, 0.5, 0.03
+#: Pruning: a Gaussian stays while sigmoid(mask) is above this; where its mask starts; how far it can
+#: go, about, until pruning ends (it has 1.9 to go to fall).
+_KEEP, _MASK_START, _MASK_REACH = 0.2, 0.5, 8.0
 #: A group that starts from the one before it starts from pictures at least so good (dB).
 _WORTH_KEEPING = 20.0
 
@@ -122,8 +123,6 @@ class _Model:
             for name, array in self.arrays.items()
             if array.numel()
         ]
-        if self.mask is not None:
-            groups.append({"params": [self.mask], "lr": _MASK_RATE, "rate": _MASK_RATE})
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
 
     def freeze(self, steps: Steps) -> None:
@@ -165,9 +164,11 @@ class _Model:
         with torch.no_grad():
             self.arrays["log_scale"].clamp_(_SMALLEST, 9.0)
 
-    def add_mask(self) -> None:
+    def add_mask(self, steps: float) -> None:
+        """A mask to be learned within so many steps."""
+        rate = min(max(_MASK_REACH / max(steps, 1.0), 0.003), 0.3)
         self.mask = torch.full((len(self.arrays["shear"]),), _MASK_START, requires_grad=True)
-        self.optimizer.add_param_group({"params": [self.mask], "lr": 0.0, "rate": _MASK_RATE})
+        self.optimizer.add_param_group({"params": [self.mask], "lr": 0.0, "rate": rate})
 
     def prune(self) -> None:
         """Leave out what the mask hides; what stays keeps the optimiser's moments."""
@@ -226,7 +227,8 @@ def train_gop(
     pruned = settings.prune <= 0
     while share < 1 and len(model.arrays["shear"]):
         if not pruned and model.mask is None and share >= settings.prune_from:
-            model.add_mask()
+            # What is left of the schedule, by whichever of its two ends is nearer.
+            model.add_mask(step / max(share, 1e-9) * (settings.prune_to - settings.prune_from))
         if not pruned and share >= settings.prune_to and model.mask is not None:
             model.prune()
             pruned = True
