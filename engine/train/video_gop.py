@@ -27,6 +27,10 @@ _SMALLEST = math.log(0.2)
 #: Pruning: a Gaussian stays while sigmoid(mask) is above this; where its mask starts; how far it can
 #: go, about, until pruning ends (it has 1.9 to go to fall).
 _KEEP, _MASK_START, _MASK_REACH = 0.2, 0.5, 8.0
+#: Adam's epsilon times the number of Gaussians (their gradients are as small as their share of the
+#: picture): without it, Gaussians that change next to nothing wander about at full speed, and long
+#: trainings end worse than short ones.
+_CALM = 5e-4
 #: A group that starts from the one before it starts from pictures at least so good (dB).
 _WORTH_KEEPING = 20.0
 
@@ -123,7 +127,9 @@ class _Model:
             for name, array in self.arrays.items()
             if array.numel()
         ]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
+        self.optimizer = torch.optim.Adam(
+            groups, betas=(0.9, 0.99), eps=_CALM / max(1, len(self.gop)), fused=True
+        )
 
     def freeze(self, steps: Steps) -> None:
         """Put positions and shapes on their lattices, for good."""
