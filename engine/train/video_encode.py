@@ -168,6 +168,11 @@ def _room(settings: EncodeSettings, source: FrameSource) -> int:
     return room
 
 
+def _share(frames: int, settings: EncodeSettings) -> float:
+    """Of a target size that a group takes: what does not move takes 8 of 20 numbers."""
+    return 0.4 + 0.6 * frames / settings.gop
+
+
 def _provenance(source: FrameSource, settings: EncodeSettings) -> dict:
     training = asdict(settings.training)
     if not math.isfinite(training["seconds"]):
@@ -325,7 +330,9 @@ def _meet_target(
         return encode_gop(gop, Steps().scaled(settings.coarseness)), settings.coarseness
     budget = None
     if settings.target_bytes is not None:
-        budget = _room(settings, source) * len(frames) // source.frame_count
+        whole, rest = divmod(source.frame_count, settings.gop)
+        groups = whole * _share(settings.gop, settings) + (_share(rest, settings) if rest else 0)
+        budget = int(_room(settings, source) * _share(len(frames), settings) / groups)
 
     def try_with(coarseness: float) -> tuple[bytes, bool]:
         data = encode_gop(gop, Steps().scaled(coarseness))

@@ -20,12 +20,10 @@ from ..video2d.gop import MAX_ORDER, Gop, frame_time, legendre
 from ..video2d.gop_codec import Steps
 from ..video2d.initialize import gaussians_of
 
-#: A picture of more pixels is trained by random windows of about so many.
-_WINDOW_PIXELS = 1 << 20
 #: ln of the smallest side of a Gaussian: 0.2 pixels.
 _SMALLEST = math.log(0.2)
-#: Pruning: a Gaussian stays while sigmoid(mask) is above this; where its mask starts; how far it can
-#: go, about, until pruning ends (it has 1.9 to go to fall).
+#: Pruning: a Gaussian stays while sigmoid(mask) is above this; where its mask starts; how far it
+#: can go, about, until pruning ends (it has 1.9 to go to fall).
 _KEEP, _MASK_START, _MASK_REACH = 0.2, 0.5, 8.0
 #: Adam's epsilon times the number of Gaussians (their gradients are as small as their share of the
 #: picture): without it, Gaussians that change next to nothing wander about at full speed, and long
@@ -41,8 +39,9 @@ class GopSettings:
 
     gaussians: how many to begin with. steps: one frame each. seconds: an end to them by the clock.
     motion, shade: orders of the polynomials. still: share of the steps on the middle frame alone.
-    prune: weight of the mean mask; pruning lasts from `prune_from` to `prune_to`. quantize_from:
-    from here on training looks through the quantiser. rates: Adam's, decayed by a cosine to 3 %.
+    prune: weight of the mean mask; pruning lasts from `prune_from` to `prune_to`. freeze_from: from
+    here on positions and shapes stand on their lattices, and the rest makes up for it. rates:
+    Adam's, decayed by a cosine to 3 %; of position and motion in distances between Gaussians.
     """
 
     gaussians: int = 20_000
@@ -57,11 +56,11 @@ class GopSettings:
     freeze_from: float = 0.75
     rates: dict[str, float] = field(
         default_factory=lambda: {
-            "position": 0.4,
+            "position": 0.06,
             "log_scale": 0.06,
             "shear": 0.06,
             "color": 0.03,
-            "motion": 0.4,
+            "motion": 0.06,
             "shade": 0.03,
         }
     )
@@ -100,8 +99,12 @@ class _Model:
     """The trainable arrays of a `Gop`, and what a frame sees of them."""
 
     def __init__(self, gop: Gop, settings: GopSettings) -> None:
-        self.gop, self.rates = gop, settings.rates
-        count = len(gop)
+        self.gop, count = gop, len(gop)
+        spacing = math.sqrt(gop.width * gop.height / max(count, 1))
+        self.rates = {
+            name: rate * (spacing if name in ("position", "motion") else 1.0)
+            for name, rate in settings.rates.items()
+        }
         orders = min(settings.motion, gop.frames - 1), min(settings.shade, gop.frames - 1)
         arrays = {
             "position": gop.position,
@@ -228,6 +231,7 @@ def train_gop(
         start = gaussians_of(frames[middle], settings.gaussians, seed, len(frames))
     model = _Model(start, settings)
     random = np.random.default_rng(seed)
+    window = Window(0, 0, width, height)
     order: list[int] = []
     step, share, mean = 0, 0.0, None
     pruned = settings.prune <= 0
@@ -242,7 +246,6 @@ def train_gop(
         if not order:
             order = list(random.permutation(len(frames)))
         index = middle if share < still else int(order.pop())
-        window = _window(width, height, random)
         if share >= settings.freeze_from and not model.frozen:
             model.freeze(steps)
         seen = model.frame(None if share < still else index)
@@ -271,15 +274,6 @@ def gop_psnr(gop: Gop, frames: list[np.ndarray], threads: int = 1) -> list[float
         error = np.mean((picture.astype(np.float32) - frame) ** 2, dtype=np.float64) / 255**2
         scores.append(-10 * math.log10(max(error, 1e-10)))
     return scores
-
-
-def _window(width: int, height: int, random: np.random.Generator) -> Window:
-    """All of a picture, or a random part of a large one."""
-    shrink = math.sqrt(min(1.0, _WINDOW_PIXELS / (width * height)))
-    w, h = max(1, round(width * shrink)), max(1, round(height * shrink))
-    return Window(
-        int(random.integers(0, width - w + 1)), int(random.integers(0, height - h + 1)), w, h
-    )
 
 
 def _continued(
