@@ -114,7 +114,7 @@ def test_structs_have_the_sizes_of_the_header(tmp_path):
     """ctypes and the C compiler lay the structs out alike (the core checks the size only)."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++ to ask for the layout")
-    names = ("Camera", "Settings", "Array", "Clip", "Mesh", "Image", "Gradients")
+    names = ("Camera", "Settings", "Array", "Clip", "Mesh", "Image", "Gradients", "Window")
     structs = {name.lower(): getattr(core_library, f"C{name}") for name in names}
     lines, expected = [], []
     for name, struct in structs.items():

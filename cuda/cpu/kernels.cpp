@@ -8,6 +8,7 @@
 #define PEEL_STRING_(x) #x
 #define PEEL_STRING(x) PEEL_STRING_(x)
 
+#include "kernels_gaussians.h"
 #include "kernels_points.h"
 #include "kernels_tiles.h"
 
@@ -16,7 +17,9 @@ namespace PEEL_ISA {
 
 extern const Kernels kernels = {
     PEEL_STRING(PEEL_ISA), project_points,  forward_tile,     clear_tile,
-    backward_tile,         backward_points, finish_streaming,
+    backward_tile,         backward_points, finish_streaming, draw_gaussians,
+    differentiate_gaussians, gaussian_bytes, gaussian_floats, read_gaussian_gradient,
+    gaussian_residual,
 };
 
 }  // namespace PEEL_ISA

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "../include/peel/gaussian2d.h"
 #include "../include/peel/points.h"
 #include "../include/peel/triangle.h"
 
@@ -107,6 +108,22 @@ struct Gradients {
   float *position, *radius, *density, *color;
 };
 
+// Side of a tile of a picture of two-dimensional Gaussians, in pixels: three planes of floats and the
+// Gaussians of a tile stay in the first cache.
+constexpr int kGaussianTile = 32;
+constexpr int kGaussianPixels = kGaussianTile * kGaussianTile;
+
+struct alignas(64) GaussianPlanes {
+  float channel[3][kGaussianTile][kGaussianTile];
+};
+
+struct GaussianTile {
+  const Gaussian2D* gaussians;
+  const uint32_t* list;
+  uint32_t count;
+  int x, y;  // top-left pixel in the window
+};
+
 struct Kernels {
   const char* name;
   // Returns how many of the points [begin, end) are visible; range covers their keys.
@@ -120,6 +137,20 @@ struct Kernels {
   void (*backward_points)(const Clip&, const Splat* splats, int64_t count, const float* sums,
                           const Gradients&);
   void (*finish_streaming)();
+  // All of `sums` and of `out` (one per Gaussian of the tile's list) is written.
+  void (*draw_gaussians)(const GaussianTile&, GaussianPlanes& sums);
+  void (*differentiate_gaussians)(const GaussianTile&, const GaussianPlanes& gradient,
+                                  GaussianSums* out);
+  // A tile's part of a picture of three channels; rows are `stride` elements apart.
+  void (*gaussian_bytes)(const GaussianPlanes&, int width, int height, uint8_t* out,
+                         int64_t stride);
+  void (*gaussian_floats)(const GaussianPlanes&, int width, int height, float* out,
+                          int64_t stride);
+  void (*read_gaussian_gradient)(const float* in, int64_t stride, int width, int height,
+                                 GaussianPlanes& out);
+  // Returns the sum of squared differences from the target; the sums become weight x difference.
+  double (*gaussian_residual)(GaussianPlanes& sums, const uint8_t* target, int64_t stride,
+                              int width, int height, float weight);
 };
 
 namespace baseline {

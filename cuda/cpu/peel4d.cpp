@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "frame.h"
+#include "gaussians.h"
 #include "kernels.h"
 #include "point_codec.h"
 #include "symbol_coder.h"
@@ -40,6 +41,7 @@ constexpr int64_t kMostPoints = int64_t{1} << 30;
 constexpr int kMostAcross = 32767;  // boxes of points are int16
 constexpr int64_t kMostPixels = int64_t{1} << 28;
 constexpr int kMostClips = 1 << 16;
+constexpr int64_t kMostGaussians = int64_t{1} << 24;
 constexpr int64_t kMostCodedPoints = int64_t{1} << 26;
 constexpr int64_t kMostCodedSymbols = int64_t{1} << 32;
 
@@ -277,6 +279,22 @@ peel::Settings settings_of(const peel4d_camera& c, const peel4d_settings& s) {
           c.width * s.samples, c.height * s.samples};
 }
 
+bool valid(const peel4d_window* w, int64_t count, const float* position, const float* cholesky,
+           const float* color) {
+  return w != nullptr && w->size == sizeof *w && w->width >= 1 && w->height >= 1 &&
+         w->width <= kMostAcross && w->height <= kMostAcross && std::abs(w->x) <= 1 << 20 &&
+         std::abs(w->y) <= 1 << 20 && count >= 0 &&
+         (count == 0 || (position != nullptr && cholesky != nullptr && color != nullptr));
+}
+
+bool too_large(const peel4d_window& w, int64_t count) {
+  return count > kMostGaussians || int64_t{w.width} * w.height > kMostPixels;
+}
+
+peel::Window window_of(const peel4d_window& w) {
+  return {w.x, w.y, w.width, w.height, peel::resolve_threads(w.threads)};
+}
+
 }  // namespace
 
 extern "C" {
@@ -456,6 +474,52 @@ int32_t peel4d_decode_symbols(const uint8_t* data, int64_t bytes, const int32_t*
     const bool good = tables.set(frequencies, sizes, table_count, bits) &&
                       tables.decode(data, bytes, table_of, count, symbols);
     return good ? PEEL4D_OK : PEEL4D_DAMAGED;
+  });
+}
+
+int32_t peel4d_gaussians_draw(const peel4d_window* window, int64_t count, const float* position,
+                              const float* cholesky, const float* color, float* rgb,
+                              uint8_t* bytes) {
+  if (!valid(window, count, position, cholesky, color) || (rgb == nullptr && bytes == nullptr)) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  if (too_large(*window, count)) return PEEL4D_TOO_LARGE;
+  return guarded([&] {
+    peel::draw(kernels(), window_of(*window), {position, cholesky, color, count}, rgb, bytes);
+    return PEEL4D_OK;
+  });
+}
+
+int32_t peel4d_gaussians_backward(const peel4d_window* window, int64_t count,
+                                  const float* position, const float* cholesky,
+                                  const float* color, const float* d_rgb, float* d_position,
+                                  float* d_cholesky, float* d_color) {
+  if (!valid(window, count, position, cholesky, color) || d_rgb == nullptr ||
+      (count > 0 && (d_position == nullptr || d_cholesky == nullptr || d_color == nullptr))) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  if (too_large(*window, count)) return PEEL4D_TOO_LARGE;
+  return guarded([&] {
+    peel::differentiate(kernels(), window_of(*window), {position, cholesky, color, count}, d_rgb,
+                        {d_position, d_cholesky, d_color});
+    return PEEL4D_OK;
+  });
+}
+
+int32_t peel4d_gaussians_fit(const peel4d_window* window, int64_t count, const float* position,
+                             const float* cholesky, const float* color, const uint8_t* target,
+                             int64_t stride, float* d_position, float* d_cholesky,
+                             float* d_color, double* error) {
+  if (!valid(window, count, position, cholesky, color) || target == nullptr || error == nullptr ||
+      stride < int64_t{3} * window->width ||
+      (count > 0 && (d_position == nullptr || d_cholesky == nullptr || d_color == nullptr))) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  if (too_large(*window, count)) return PEEL4D_TOO_LARGE;
+  return guarded([&] {
+    *error = peel::fit(kernels(), window_of(*window), {position, cholesky, color, count}, target,
+                       stride, {d_position, d_cholesky, d_color});
+    return PEEL4D_OK;
   });
 }
 

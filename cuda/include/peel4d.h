@@ -198,6 +198,43 @@ PEEL4D_API int32_t peel4d_decode_symbols(const uint8_t *data, int64_t bytes,
                                          const uint32_t *frequencies, const int32_t *sizes,
                                          int32_t table_count, int32_t bits, int32_t *symbols);
 
+/* Two-dimensional Gaussians, a picture as a sum without order (include/peel/gaussian2d.h):
+ * C(u) = sum color exp(-1/2 d^T (L L^T)^-1 d), d = u - position, cut where it cannot be seen.
+ * position (count, 2), in pixels, (0, 0) the corner of the picture, pixel centres at + 0.5; cholesky
+ * (count, 3) l11, l21, l22 of L in pixels; color (count, 3), any sign. Gaussians with anything that is
+ * not finite or thinner than a thousandth of a pixel are not drawn. count at most 2^24.
+ * Bit-identical for every number of threads. */
+
+/* What part of the plane is drawn: pixels x .. x + width - 1, y .. y + height - 1. */
+typedef struct peel4d_window {
+  uint32_t size;
+  int32_t x, y;          /* -2^20 .. 2^20 */
+  int32_t width, height; /* 1 .. 32767, together at most 2^28 */
+  int32_t threads;       /* as in peel4d_settings */
+} peel4d_window;
+
+/* rgb (height, width, 3), not clamped, and bytes of the same shape, clamped to [0, 1] x 255 and
+ * rounded; one of them may be null. */
+PEEL4D_API int32_t peel4d_gaussians_draw(const peel4d_window *window, int64_t count,
+                                         const float *position, const float *cholesky,
+                                         const float *color, float *rgb, uint8_t *bytes);
+
+/* Gradients, shaped like the inputs, of a scalar L given dL/drgb (height, width, 3). */
+PEEL4D_API int32_t peel4d_gaussians_backward(const peel4d_window *window, int64_t count,
+                                             const float *position, const float *cholesky,
+                                             const float *color, const float *d_rgb,
+                                             float *d_position, float *d_cholesky,
+                                             float *d_color);
+
+/* Both at once for the mean squared error of the picture, clamped to [0, 1], from target (height,
+ * width, 3), whose rows are `stride` bytes apart. The clamp passes its gradient on as if it were not
+ * there, so that what shines too brightly finds its way back. */
+PEEL4D_API int32_t peel4d_gaussians_fit(const peel4d_window *window, int64_t count,
+                                        const float *position, const float *cholesky,
+                                        const float *color, const uint8_t *target, int64_t stride,
+                                        float *d_position, float *d_cholesky, float *d_color,
+                                        double *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -78,7 +78,8 @@ def _to_uint8(image: np.ndarray, path: Path) -> np.ndarray:
     )
 
 
-def _rgb_over_black(image: np.ndarray, path: Path) -> np.ndarray:
+def rgb_over_black(image: np.ndarray, path: Path) -> np.ndarray:
+    """Stored pixels -> (H, W, 3) uint8, over black where they have an alpha channel."""
     image = _to_uint8(image, path)
     if image.ndim == 2:
         return np.repeat(image[..., None], 3, axis=2)
@@ -128,7 +129,7 @@ class ImageReader:
             )
         return self._cache.get(
             ("image", frame, view),
-            lambda: self._read(source, frame, view, _rgb_over_black, "image", "linear"),
+            lambda: self._read(source, frame, view, rgb_over_black, "image", "linear"),
         )
 
     def mask(self, frame: int, view: int) -> np.ndarray | None:

@@ -34,7 +34,8 @@ def av_available() -> bool:
     return True
 
 
-def _open(path: Path) -> Any:
+def open_video(path: Path) -> Any:
+    """A PyAV container with a video stream. Raises CaptureError."""
     av = _av()
     try:
         container = av.open(str(path))
@@ -48,9 +49,9 @@ def _open(path: Path) -> Any:
     return container
 
 
-def _presentation_times(path: Path) -> list[int]:
+def presentation_times(path: Path) -> list[int]:
     """Time stamps of all frames in the order of presentation; reads the packets, decodes none."""
-    container = _open(path)
+    container = open_video(path)
     try:
         stream = container.streams.video[0]
         return sorted(
@@ -90,7 +91,7 @@ def video_info(path: Path) -> VideoInfo:
     """Size, frame count and rate of the first video stream. Raises CaptureError."""
     if PROBES and not av_available():
         return PROBES[-1](path)
-    container = _open(path)
+    container = open_video(path)
     try:
         stream = container.streams.video[0]
         fps = float(stream.average_rate) if stream.average_rate else None
@@ -98,7 +99,7 @@ def video_info(path: Path) -> VideoInfo:
     finally:
         container.close()
     if not frames:
-        frames = len(_presentation_times(path))
+        frames = len(presentation_times(path))
     return VideoInfo(width, height, frames, fps)
 
 
@@ -114,7 +115,7 @@ class _Decoder:
 
     def _start(self) -> None:
         """Stand before frame 0 of the freshly opened file."""
-        self._container = _open(self.path)
+        self._container = open_video(self.path)
         self._stream = self._container.streams.video[0]
         self._frames = self._container.decode(self._stream)
         self._next: int | None = 0
@@ -122,7 +123,7 @@ class _Decoder:
     def _seek(self, index: int) -> None:
         """Stand at the last key frame at or before frame `index`, or at the start."""
         if self._times is None:
-            self._times = _presentation_times(self.path)
+            self._times = presentation_times(self.path)
         if index < len(self._times):
             self._container.seek(self._times[index], stream=self._stream, backward=True)
             self._frames = self._container.decode(self._stream)

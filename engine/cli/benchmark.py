@@ -1,4 +1,4 @@
-"""`peel4d benchmark quality CAPTURE` and `peel4d benchmark rd DIR`."""
+"""`peel4d benchmark quality CAPTURE`, `benchmark rd DIR` and `benchmark video VIDEO`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ _COLUMNS = (
 def add_parser(commands) -> None:
     parser = commands.add_parser(
         "benchmark",
-        help="measure a capture's quality, or a clip's rate and distortion",
+        help="measure a capture's quality, or a clip's or video's rate and distortion",
         description="quality: train a capture, score its held-out views and compare with what is "
         "published; writes DIR/quality.json and the contact sheet DIR/quality.png. rd: pack a "
-        "finished reconstruction at several sizes and score each; writes rd.json and rd.svg.",
+        "finished reconstruction at several sizes and score each; writes rd.json and rd.svg. "
+        "video: encode a movie or a folder of images as Gaussians, HEVC and AV1; writes "
+        "DIR/video.json.",
     )
-    parser.add_argument("what", choices=("quality", "rd"), help="what is measured")
+    parser.add_argument("what", choices=("quality", "rd", "video"), help="what is measured")
     parser.add_argument(
         "capture",
         type=Path,
-        help="folder (or calibration file) of the capture; rd: folder of a reconstruction",
+        help="folder (or calibration file) of the capture; rd: folder of a reconstruction; video: "
+        "a movie or a folder of images",
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="default: quality-<name of the capture>"
@@ -51,6 +54,8 @@ def add_parser(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.what == "rd":
         return _rate(options)
+    if options.what == "video":
+        return _video(options)
     from ..worker.run import needs, run_plan
 
     if options.output is None:
@@ -122,6 +127,36 @@ def _rate(options: argparse.Namespace) -> int:
         shown = "no PSNR in common" if gain is None else f"{gain:+.1f} %"
         print(f"BD-rate of {name} against zstd: {shown}")
     print(f"written: {output / 'rd.json'} and rd.svg")
+    return 0
+
+
+def _video(options: argparse.Namespace) -> int:
+    from ..atomic import write_text
+    from ..video2d.source import open_source
+    from ..worker.run import needs
+
+    try:
+        from ..train import video_benchmark
+        from ..train.video_encode import EncodeSettings
+        from ..train.video_gop import GopSettings
+    except ModuleNotFoundError as error:
+        raise needs(error) from error
+    training = GopSettings() if options.steps is None else GopSettings(steps=options.steps)
+    output = options.output or Path(f"video-{options.capture.resolve().stem}")
+    with progress_reporter(json_lines=False) as progress:
+        result = video_benchmark.measure_video(
+            open_source(options.capture),
+            EncodeSettings(training=training),
+            jobs=options.jobs,
+            progress=progress,
+        )
+    text = json.dumps(result, indent=1, allow_nan=False)
+    write_text(output / "video.json", text + "\n")
+    if options.json:
+        print(text)
+        return 0
+    print(video_benchmark.table(result))
+    print(f"written: {output / 'video.json'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The command line: `peel4d reconstruct | evaluate | render | pack | info | benchmark`."""
+"""The command line: `peel4d reconstruct | evaluate | render | pack | info | video | benchmark`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"peel4d: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        hint = " --resume goes on from here." if options.command == "reconstruct" else ""
+        action = getattr(options, "action", options.command)
+        hint = " --resume goes on from here." if action in ("reconstruct", "encode") else ""
         print(f"peel4d: interrupted.{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -47,15 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from . import benchmark, evaluate, info, pack, reconstruct, render
+    from . import benchmark, evaluate, info, pack, reconstruct, render, video
 
     parser = argparse.ArgumentParser(
         prog="peel4d", description="Multi-view video becomes a 4D scene inside Blender."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (reconstruct, evaluate, render, pack, info, benchmark):
+    for command in (reconstruct, evaluate, render, pack, info, video, benchmark):
         command.add_parser(commands)
-    for subparser in commands.choices.values():
+    for name, subparser in commands.choices.items():
+        if name == "video":  # its actions have these
+            continue
         subparser.add_argument("--json", action="store_true", help="machine-readable output")
         subparser.add_argument("-v", "--verbose", action="store_true", help="say more")
     return parser

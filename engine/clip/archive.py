@@ -16,7 +16,8 @@ from pathlib import Path
 from ..errors import ClipError
 from .clip import DAMAGED_HINT
 
-_FOREIGN_HINT = "Choose a .p4d file that Peel4D has written"
+#: What archives are called, and the ending of their files.
+CLIP, VIDEO = ("clip", ".p4d"), ("video", ".g2v")
 # Local file header: signature, version, flags, method, time, date, crc, sizes, name and extra.
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _LOCAL_MAGIC = b"PK\x03\x04"
@@ -48,14 +49,16 @@ class Member:
 class ArchiveReader:
     """An open archive. `read` may be called from any thread."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, kind: tuple[str, str] = CLIP) -> None:
         """Raises ClipError when the file is missing, no ZIP, truncated or has unusual members."""
         self.path = Path(path)
+        self._name = kind[0]
+        self._foreign_hint = f"Choose a {kind[1]} file that Peel4D has written"
         try:
             self._file = self.path.open("rb")
         except OSError as error:
             raise ClipError(
-                f"cannot open the clip ({error.strerror or error})",
+                f"cannot open the {self._name} ({error.strerror or error})",
                 where=self.path,
                 hint="Check the path and the permissions",
             ) from error
@@ -122,7 +125,9 @@ class ArchiveReader:
         try:
             if self._file.read(4) != _LOCAL_MAGIC:
                 raise ClipError(
-                    "not a Peel4D clip (no ZIP archive)", where=self.path, hint=_FOREIGN_HINT
+                    f"not a Peel4D {self._name} (no ZIP archive)",
+                    where=self.path,
+                    hint=self._foreign_hint,
                 )
             with zipfile.ZipFile(self._file) as archive:
                 entries = archive.infolist()
@@ -140,9 +145,9 @@ class ArchiveReader:
             name = entry.filename
             if entry.flag_bits & _FORBIDDEN_FLAGS or entry.compress_type != zipfile.ZIP_STORED:
                 raise ClipError(
-                    "members of a clip are stored, this one is compressed or encrypted",
+                    f"members of a {self._name} are stored, this one is compressed or encrypted",
                     where=self.where(name),
-                    hint=_FOREIGN_HINT,
+                    hint=self._foreign_hint,
                 )
             first_byte = entry.header_offset + _LOCAL_HEADER.size
             inside = entry.header_offset >= 0 and first_byte + entry.file_size <= end

@@ -122,6 +122,17 @@ class CComponent(ctypes.Structure):
     _fields_ = [("spatial", c_int32), ("follows", c_int32), ("set", c_int32)]
 
 
+class CWindow(_Sized):
+    _fields_ = [
+        ("size", c_uint32),
+        ("x", c_int32),
+        ("y", c_int32),
+        ("width", c_int32),
+        ("height", c_int32),
+        ("threads", c_int32),
+    ]
+
+
 class CGradients(_Sized):
     _fields_ = [
         ("size", c_uint32),
@@ -187,6 +198,12 @@ def library() -> ctypes.CDLL:
         "peel4d_decode_symbols": (
             c_int32,
             [c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_int32, c_int32, c_void_p],
+        ),
+        "peel4d_gaussians_draw": (c_int32, [POINTER(CWindow), c_int64, *[c_void_p] * 5]),
+        "peel4d_gaussians_backward": (c_int32, [POINTER(CWindow), c_int64, *[c_void_p] * 7]),
+        "peel4d_gaussians_fit": (
+            c_int32,
+            [POINTER(CWindow), c_int64, *[c_void_p] * 4, c_int64, *[c_void_p] * 4],
         ),
     }
     for name, (result, arguments) in signatures.items():
