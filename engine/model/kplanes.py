@@ -90,7 +90,7 @@ class FieldPoints(torch.nn.Module):
         sh_degree: int,
         radius: float,
         density: float,
-        resolutions: tuple[int, ...] = (64, 128),
+        resolutions: tuple[int, ...] = (32, 64),
         channels: int = 16,
         hidden: int = 64,
     ):
