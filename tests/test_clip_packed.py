@@ -343,11 +343,11 @@ def test_prefetching_keeps_to_the_newest_requests(tmp_path, monkeypatch):
         decode, decoded = reader._decode, []
         begun, go = threading.Semaphore(0), threading.Event()
 
-        def slow(name, points):
+        def slow(name, points, frame):
             decoded.append(int(name[7:13]))
             begun.release()
             assert go.wait(30)
-            return decode(name, points)
+            return decode(name, points, frame)
 
         monkeypatch.setattr(reader, "_decode", slow)
         reader.prefetch(0)

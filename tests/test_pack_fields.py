@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from test_cli import QUICK, fails, peel4d
 
 from peel4d.engine.clip.reader import ClipReader
 from peel4d.engine.errors import CaptureError, ClipError, ReconstructionError
+from peel4d.engine.train import rate_distortion
 from peel4d.engine.train.checkpoint import load_field, load_splats
 from peel4d.engine.train.codebook import CodebookSettings
 from peel4d.engine.train.distill import distill
 from peel4d.engine.train.pack_fields import FieldPackSettings, pack_fields
 from peel4d.engine.train.plan import Folder, load_plan
 
-FEW = FieldPackSettings(tuning=3, dynamic_steps=3, fragment=2, codes=CodebookSettings(sharing=4))
+FEW = FieldPackSettings(
+    tuning=3, dynamic=0.1, dynamic_steps=3, fragment=2, codes=CodebookSettings(sharing=4)
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,8 @@ def test_the_command_packs_informs_and_scores(with_field, tmp_path):
 def test_frames_and_fragments_of_a_packed_reconstruction(with_field, tmp_path):
     packed = pack_fields(with_field, tmp_path / "a.p4d", FEW)
     assert [(f.first, f.frames, f.base) for f in packed.info.fragments] == [(0, 2, 0), (2, 1, 0)]
+    still = pack_fields(with_field, tmp_path / "c.p4d", replace(FEW, tuning=0, dynamic=0.0))
+    assert [(f.first, f.frames) for f in still.info.fragments] == [(0, 3)]
     again = pack_fields(with_field, tmp_path / "b.p4d", FEW)
     assert (tmp_path / "a.p4d").read_bytes() == (tmp_path / "b.p4d").read_bytes()
     assert again.nbytes == packed.nbytes
@@ -131,6 +137,23 @@ def test_the_footage_may_be_named(with_field, ball_capture, tmp_path):
     (folder / "reconstruction.json").write_text(json.dumps(plan))
     packed = pack_fields(folder, tmp_path / "a.p4d", FEW, capture=ball_capture)
     assert packed.info.provenance["packed"]["tuned"] is True
+
+
+def test_rates_of_the_codecs_of_fields_are_measured(with_field, monkeypatch):
+    few = replace(FEW, dynamic=0.0)
+    monkeypatch.setattr(rate_distortion, "COARSENESS", (0.5, 2.0))
+    monkeypatch.setattr(
+        rate_distortion, "FieldPackSettings", lambda codec: replace(few, codec=codec)
+    )
+    result = rate_distortion.measure_rate(with_field, region="mask", frames=1)
+    rows = [row for row in result["rows"] if row["codec"] in ("kplanes", "codebook")]
+    assert [(row["codec"], row["coarseness"]) for row in rows] == [
+        (codec, factor) for codec in ("codebook", "kplanes") for factor in (0.5, 1.0, 2.0)
+    ]
+    assert all(row["decode_ms"] > 0 and row["psnr"] > 10 for row in rows)
+    sizes = [row["bytes_per_frame"] for row in rows]
+    assert sizes[:3] == sorted(sizes[:3], reverse=True) and sizes[0] < sizes[3]
+    assert {"codebook, pruned", "kplanes, pruned"} < set(result["bd_rate_percent"])
 
 
 def test_bad_input_is_explained(with_field, tmp_path):

@@ -18,7 +18,7 @@ _DEFAULTS = PackSettings()
 FIELD_CODECS = ("codebook", "kplanes", "residual")
 #: Rate points of --codec residual (engine/train/residual_settings.py).
 RATE_POINTS = ("high", "standard", "small", "smallest")
-_DYNAMIC, _TUNING = 0.1, 300
+_TUNING = 300
 
 
 def add_parser(commands) -> None:
@@ -75,8 +75,8 @@ def add_parser(commands) -> None:
         "--dynamic",
         type=_share,
         metavar="SHARE",
-        help="of the codes that each fragment of 5 frames has anew (default "
-        f"{_DYNAMIC:g}; 0: none)",
+        help="of the codes that each fragment of 5 frames has anew, as 0.1 (default 0: none; they "
+        "pay for fields of many frames)",
     )
     quality = parser.add_mutually_exclusive_group()
     quality.add_argument(

@@ -45,11 +45,13 @@ class PlaneField:
         unit = self.unit(position)
         features = []
         for planes in self.levels:
-            total = 0.0
+            total = None
             for pair, ((a, b), (c, _)) in enumerate(PLANE_PAIRS):
                 space, time = planes[2 * pair], planes[2 * pair + 1]
                 row = time[min(self.first + step, len(time) - 1)]
-                total = total + _plane(space, unit[:, a], unit[:, b]) * _line(row, unit[:, c])
+                product = _plane(space, unit[:, a], unit[:, b])
+                product *= _line(row, unit[:, c])
+                total = product if pair == 0 else np.add(total, product, out=total)
             features.append(total)
         return np.concatenate(features, axis=1)
 
@@ -96,8 +98,15 @@ def texel_weights(
 def _line(row: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """row: (W, C), W >= 2."""
     texel, part = _corners(unit, len(row))
-    before = row[texel]
-    return before + part * (row[texel + 1] - before)
+    return _between(np.take(row, texel, 0), np.take(row, texel + 1, 0), part)
+
+
+def _between(before: np.ndarray, after: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Linear interpolation, into `after`."""
+    after -= before
+    after *= part
+    after += before
+    return after
 
 
 def _plane(plane: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -107,11 +116,10 @@ def _plane(plane: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarra
     row, below = _corners(down, height)
     texels = plane.reshape(-1, channels)
     first = row * width + column
-    upper = texels[first]
-    upper += right * (texels[first + 1] - upper)
+    # np.take is twice as fast as brackets.
+    upper = _between(np.take(texels, first, 0), np.take(texels, first + 1, 0), right)
     first += width
-    lower = texels[first]
-    lower += right * (texels[first + 1] - lower)
+    lower = _between(np.take(texels, first, 0), np.take(texels, first + 1, 0), right)
     lower -= upper
     lower *= below
     lower += upper

@@ -49,7 +49,9 @@ class FieldPackSettings:
         frame of a field that is fitted to points.
     codes: how planes become codes. tuning: steps in which a base's codes learn from the footage.
     fragment: frames that have dynamic codes in common. dynamic: share of the codes that each
-        fragment has anew. dynamic_steps: in which these learn.
+        fragment has anew, 0 for none: fields that are trained for 10 frames have a row of their
+        time planes for each, and gain next to nothing (docs/clip-format.md has the measurement).
+        dynamic_steps: in which dynamic codes learn.
     """
 
     codec: str = codebook.NAME
@@ -60,7 +62,7 @@ class FieldPackSettings:
     codes: CodebookSettings = field(default_factory=CodebookSettings)
     fragment: int = 5
     tuning: int = 300
-    dynamic: float = 0.1
+    dynamic: float = 0.0
     dynamic_steps: int = 200
 
 
@@ -265,18 +267,20 @@ def _encoded(
         return EncodedField(kplanes.NAME, members)
     ready = [replace(base, settings=settings.codes, steps=settings.tuning) for base in bases]
     encoded = list(in_processes(ready, footage, jobs, progress, "codes"))
+    # Without codes of their own there is nothing that fragments would differ in.
+    size = settings.fragment if settings.dynamic else max(len(base.labels) for base in bases)
     fragments = [
         ChangesJob(
             base.path,
             base.labels,
             member.data,
             first,
-            min(settings.fragment, len(base.labels) - first),
+            min(size, len(base.labels) - first),
             settings.dynamic,
             settings.dynamic_steps,
         )
         for base, member in zip(bases, encoded, strict=True)
-        for first in range(0, len(base.labels), settings.fragment)
+        for first in range(0, len(base.labels), size)
     ]
     changes = in_processes(fragments, footage, jobs, progress, "fragments")
     numbers = {base.labels: number for number, base in enumerate(bases)}
