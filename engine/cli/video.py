@@ -78,7 +78,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         type=positive_float,
         default=0.0,
         metavar="WEIGHT",
-        help="learn which Gaussians can go; 1e-3 removes a fifth of them",
+        help="learn which Gaussians can go: 1e-3 removes about a fifth (docs/video-format.md)",
     )
     parser.add_argument("--seed", type=seed, default=0)
 
