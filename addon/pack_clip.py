@@ -10,14 +10,20 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, StringProperty
 
 from ..engine.clip.pack import Packed, PackSettings, pack
-from ..engine.errors import PeelError
+from ..engine.errors import PeelError, ReconstructionError
 from ..engine.progress import Progress
 from .blend_paths import stored_path
 from .clip_file import clip_file, clip_objects, clip_path, is_editable
+from .job.fitting import Fitting
+from .job.interpreter import choose, command, environment
+from .job.request import finished_clip
+from .preferences import environment_folder, preferences
 
 #: Seconds between two looks at the thread.
 _INTERVAL = 0.2
 _DEFAULTS = PackSettings()
+#: Steps of fitted points over those of others that look the same.
+_FITTED = 2.0
 
 
 class _Cancelled(Exception):
@@ -67,6 +73,40 @@ class _Packing:
         self.state = "Looking for the steps" if progress.stage == "search" else "Packing"
 
 
+def _footage_folder() -> Path | None:
+    """The folder of the reconstruction whose clip the active object shows."""
+    path = Path(clip_path(bpy.context.object))
+    return path.parent if path == finished_clip(path.parent) else None
+
+
+def _fitting(output: str, settings: PackSettings) -> Fitting:
+    """A worker that packs the active clip. Raises PeelError."""
+    folder = _footage_folder()
+    if folder is None:
+        raise ReconstructionError(
+            "only the clip in the folder of a reconstruction can be fitted to its footage",
+            where=clip_path(bpy.context.object),
+            hint="Switch Fit to Footage off",
+        )
+    chosen = choose(preferences().interpreter, environment_folder())
+    arguments = ["pack", str(folder), output, "--prune", repr(settings.prune)]
+    for name, value in (
+        ("--target-bytes", settings.target_bytes),
+        ("--target-psnr", settings.target_psnr),
+    ):
+        if value is not None:
+            arguments += [name, repr(value)]
+    if settings.target_bytes is None and settings.target_psnr is None:
+        arguments += ["--coarseness", repr(settings.coarseness)]
+    if limit := preferences().memory_limit:
+        arguments += ["--max-memory", f"{max(1, limit >> 10)}K"]
+    return Fitting(
+        command(chosen.path, arguments),
+        log=folder / "worker.log",
+        environment=environment(chosen),
+    )
+
+
 class Peel4DPackClip(bpy.types.Operator):
     """Write this clip to a smaller file that looks the same"""
 
@@ -90,7 +130,7 @@ class Peel4DPackClip(bpy.types.Operator):
     coarseness: FloatProperty(
         name="Coarseness",
         description="1 costs some hundredths of a decibel; 2 is smaller and shows up close",
-        default=_DEFAULTS.coarseness,
+        default=1.0,
         min=0.1,
         max=8.0,
         soft_min=0.25,
@@ -108,18 +148,25 @@ class Peel4DPackClip(bpy.types.Operator):
     )
     prune: FloatProperty(
         name="Hidden Points",
-        description="Points of which the clip's cameras see less than this share are left out",
+        description="Points that together make less than this share of the pictures of the clip's "
+        "cameras are left out",
         default=_DEFAULTS.prune,
         min=0.0,
-        max=0.5,
+        max=0.1,
         precision=3,
+    )
+    fit: BoolProperty(
+        name="Fit to Footage",
+        description="Train the packed points on the footage again, for some seconds per frame: the "
+        "steps can be twice as long. For the clip in the folder of a reconstruction",
+        default=False,
     )
     use_packed: BoolProperty(
         name="Use It Here", description="Show the packed file in this object", default=True
     )
     relative_path: BoolProperty(name="Relative Path", default=True)
 
-    _packing: _Packing | None = None
+    _packing: _Packing | Fitting | None = None
     _timer: bpy.types.Timer | None = None
     _clip: int = 0
     _output: str = ""
@@ -154,6 +201,9 @@ class Peel4DPackClip(bpy.types.Operator):
         layout.prop(self, "goal")
         layout.prop(self, {"SIZE": "megabytes", "PSNR": "psnr"}.get(self.goal, "coarseness"))
         layout.prop(self, "prune")
+        row = layout.row()
+        row.enabled = bpy.context.object is not None and _footage_folder() is not None
+        row.prop(self, "fit")
         layout.prop(self, "use_packed")
         row = layout.row()
         row.active = self.use_packed
@@ -165,14 +215,21 @@ class Peel4DPackClip(bpy.types.Operator):
             return {"CANCELLED"}
         output = bpy.path.ensure_ext(bpy.path.abspath(self.filepath), ".p4d")
         settings = PackSettings(
-            coarseness=self.coarseness,
+            coarseness=_FITTED * self.coarseness if self.fit else self.coarseness,
             prune=self.prune,
             target_bytes=round(self.megabytes * 1e6) if self.goal == "SIZE" else None,
             target_psnr=self.psnr if self.goal == "PSNR" else None,
         )
         self._clip = context.object.session_uid
         self._output = output
-        self._packing = _Packing(clip_path(context.object), output, settings)
+        try:
+            if self.fit:
+                self._packing = _fitting(output, settings)
+            else:
+                self._packing = _Packing(clip_path(context.object), output, settings)
+        except PeelError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
         self._packing.start()
         if bpy.app.background or context.window is None:
             self._packing.wait()

@@ -175,6 +175,18 @@ def test_sweep_finds_a_slanted_plane():
         assert np.median(error) < 0.15 and np.quantile(error, 0.95) < 1.0
 
 
+def test_cameras_side_by_side_have_some_depth():
+    """Half a degree apart as seen from the scene, as eyes are."""
+    cameras = [looking([x, 0, 0], [x, 0, 4], width=480, height=360) for x in (0.0, 0.035)]
+    centre = np.array([0.0, 0.0, 4.0])
+    assert choose_neighbours(cameras, 0, centre, 8) == [1]
+    settings = SweepSettings(longer_side=480)
+    surfaces = sweep(cameras, [picture(camera, slanted) for camera in cameras], centre, settings)
+    truth = 1 / slanted(surfaces[0].camera, rays(surfaces[0].camera))
+    moved = 480 * 0.035 * np.abs(surfaces[0].inverse - truth)
+    assert np.median(moved) < 1.0  # pixels in the other view, of four
+
+
 def test_a_view_without_neighbours_has_no_surface():
     cameras = [looking([0, 0, 0], [0, 0, 4]), looking([0, 0, -1], [0, 0, -5])]
     images = [np.zeros((72, 96, 3), np.uint8)] * 2

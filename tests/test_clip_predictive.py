@@ -22,7 +22,7 @@ from peel4d.engine.errors import ClipError, CoreError
 from peel4d.engine.render.backend import Instance, render_scene
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.core import IDENTITY
-from peel4d.engine.render.importance import importance, visibility
+from peel4d.engine.render.importance import contribution, importance, least_important
 from peel4d.engine.render.settings import PeelSettings
 from peel4d.engine.render.splats import SH_COUNTS, Splats
 
@@ -424,8 +424,14 @@ def test_importance_is_the_share_of_the_picture():
     picture = render_scene([Instance(splats, IDENTITY)], camera, PeelSettings(layers=4)).rgba
     assert weight.sum() == pytest.approx(2 * picture[..., 3].sum(), rel=1e-4)
     assert weight[0] > 50 * weight[1] and weight[2] == 0
-    seen = visibility(splats, [camera, camera], PeelSettings(layers=4))
-    assert seen[0] == pytest.approx(1, abs=0.03) and seen[1] < 0.3
-    assert seen[2] == 1  # nobody looks there
-    half = Splats(splats.position[:1], splats.radius[:1], np.array([0.5]), sh[:1])
-    assert visibility(half, [camera], PeelSettings())[0] == pytest.approx(0.5, abs=0.02)
+    share = contribution(splats, [camera, camera], PeelSettings(layers=4))
+    assert share[:2].sum() == pytest.approx(1) and share[1] < 0.03
+    assert np.isnan(share[2])  # nobody looks there
+    # The size of the pictures plays no part, nor do cameras that see nothing.
+    small = camera.scaled(32, 32)
+    away = Camera(K, np.diag([1.0, -1, -1]), [0, 0, -2], 64, 64)
+    again = contribution(splats, [camera, small, away], PeelSettings(layers=4))
+    assert again[0] == pytest.approx(share[0], abs=0.01)
+    assert np.isnan(contribution(splats, [away], PeelSettings())).all()
+    assert least_important(share, 0.05).tolist() == [False, True, False]
+    assert not least_important(share, 0.0).any()

@@ -13,7 +13,7 @@ from peel4d.engine.capture.capture import Capture, View
 from peel4d.engine.cli.benchmark import table
 from peel4d.engine.cli.main import main
 from peel4d.engine.train.quality import BASKETBALL, chosen_images, published
-from peel4d.engine.train.rate_distortion import COARSENESS, bd_rate
+from peel4d.engine.train.rate_distortion import COARSENESS, FITTED, bd_rate
 
 TINY = ("--preset", "draft", "--steps", "15", "--background", "none")
 
@@ -60,14 +60,18 @@ def test_the_contact_sheet_shows_the_worst_and_the_median(folder):
     np.testing.assert_allclose(error, np.minimum(4 * np.abs(truth - render), 255), atol=4)
 
 
-def test_rate_and_distortion_of_a_reconstruction(folder, tmp_path, capsys):
+def test_rate_and_distortion_of_a_reconstruction(folder, ball_capture, tmp_path, capsys):
     out = tmp_path / "rates"
     command = ["benchmark", "rd", str(folder), "--output", str(out), "--region", "mask"]
-    assert main(command) == 0
+    assert main([*command, "--footage", str(ball_capture)]) == 0
     assert "BD-rate" in capsys.readouterr().out
     result = json.loads((out / "rd.json").read_text())
     assert result["region"] == "mask" and result["scored"] == 4 and result["frames"] == 2
     source, *packed = result["rows"]
+    fitted, packed = packed[-len(FITTED) :], packed[: -len(FITTED)]
+    assert [row["coarseness"] for row in fitted] == [coarseness for coarseness, _ in FITTED]
+    assert {row["codec"] for row in fitted} == {"fitted"}
+    assert set(result["bd_rate_percent"]) == {"predictive", "predictive, pruned", "fitted"}
     assert source["codec"] == "baked" and len(packed) == 2 * 2 * len(COARSENESS)
     for own, zstd in zip(packed[::2], packed[1::2], strict=True):
         assert (own["codec"], zstd["codec"]) == ("predictive", "zstd")
@@ -77,7 +81,7 @@ def test_rate_and_distortion_of_a_reconstruction(folder, tmp_path, capsys):
     assert sizes == sorted(sizes, reverse=True)
     assert source["psnr"] - packed[0]["psnr"] < 0.1  # a quarter of the steps costs nothing
     drawn = (out / "rd.svg").read_text()
-    assert drawn.count("<polyline") == 5 and drawn.endswith("</svg>")
+    assert drawn.count("<polyline") == 6 and drawn.endswith("</svg>")
 
 
 def test_bjontegaard_rate():

@@ -38,6 +38,12 @@ def add_parser(commands) -> None:
         "-o", "--output", type=Path, metavar="DIR", help="default: quality-<name of the capture>"
     )
     parser.add_argument("--region", default="full", choices=("full", "mask"))
+    parser.add_argument(
+        "--footage",
+        type=Path,
+        metavar="CAPTURE",
+        help="rd: also pack with points that are fitted to the footage (`pack --capture`)",
+    )
     add_recipe(parser)
     parser.set_defaults(run=run)
 
@@ -85,12 +91,16 @@ def _rate(options: argparse.Namespace) -> int:
 
     try:
         from ..train import rate_distortion
+        from ..train.refit import Refit
     except ModuleNotFoundError as error:
         raise needs(error) from error
     output = options.output or options.capture
     with progress_reporter(json_lines=False) as progress:
+        fitter = None
+        if options.footage is not None:
+            fitter = Refit(options.capture, options.footage, device=options.device)
         result = rate_distortion.measure_rate(
-            options.capture, region=options.region, progress=progress
+            options.capture, region=options.region, fitter=fitter, progress=progress
         )
     result |= {"machine": machine(), "versions": versions("numpy", "torch", "zstandard")}
     output.mkdir(parents=True, exist_ok=True)

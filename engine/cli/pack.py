@@ -7,11 +7,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ..clip.pack import CODECS, Packed, PackSettings, pack
+from ..clip.pack import CODECS, Fitter, Packed, PackSettings, pack
 from ..errors import ClipError
 from ..progress import ProgressCallback
 from .arguments import parse_memory, positive_float, positive_int
 from .console import progress_reporter
+from .reconstruct import add_machine
 
 _DEFAULTS = PackSettings()
 #: Codecs that need torch and the reconstruction (engine/train/pack_fields.py).
@@ -34,11 +35,6 @@ def add_parser(commands) -> None:
         choices=CODECS + FIELD_CODECS,
         help="predictive (default): small; baked: as exact as 8-bit pixels are; codebook: the "
         "fields that frames share, for the smallest files, from DIR; kplanes: these as float16",
-    )
-    parser.add_argument(
-        "--capture",
-        type=Path,
-        help="the footage that codes of --codec codebook are tuned with, where it was moved",
     )
     parser.add_argument(
         "--jobs",
@@ -67,7 +63,8 @@ def add_parser(commands) -> None:
         type=positive_float,
         default=_DEFAULTS.coarseness,
         metavar="FACTOR",
-        help="of the steps of positions and attributes: 0.5 finer, 2 coarser (default 1)",
+        help="of all steps of the predictive codec: 0.5 finer, 2 coarser (default 1, with "
+        "--capture 2)",
     )
     quality.add_argument(
         "--target-size",
@@ -86,9 +83,18 @@ def add_parser(commands) -> None:
         type=_not_negative,
         default=_DEFAULTS.prune,
         metavar="SHARE",
-        help="leave out points of which the cameras see less than this share, because they lie "
-        f"inside or are next to transparent (default {_DEFAULTS.prune:g}; 0 keeps all)",
+        help="leave out the points that together make less than this share of the cameras' "
+        "pictures, because they lie inside or are next to transparent "
+        f"(default {_DEFAULTS.prune:g}; 0 keeps all)",
     )
+    parser.add_argument(
+        "--capture",
+        type=Path,
+        help="the footage that DIR was made from: fit the packed points to it, which takes a few "
+        "seconds per frame and makes clips smaller by a third at the same quality; --codec "
+        "codebook tunes its codes with it, and finds it by itself where it was not moved",
+    )
+    add_machine(parser)
     parser.set_defaults(run=run)
 
 
@@ -104,7 +110,12 @@ def run(options: argparse.Namespace) -> int:
         if options.codec in FIELD_CODECS:
             packed = _pack_fields(options, progress)
         else:
-            packed = pack(options.source, options.output, settings, progress=progress)
+            fitter = None
+            if options.capture is not None:
+                fitter = _fitter(options, progress)
+            packed = pack(
+                options.source, options.output, settings, fitter=fitter, progress=progress
+            )
     frames = packed.info.frame_count
     result = {
         "clip": str(options.output),
@@ -127,6 +138,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _fitter(options: argparse.Namespace, progress: ProgressCallback) -> Fitter:
+    if not options.source.is_dir():
+        raise ClipError(
+            "only the clip of a reconstruction's folder can be fitted to its footage",
+            where=options.source,
+            hint="Name the folder that `peel4d reconstruct` wrote, or leave out --capture",
+        )
+    # torch takes seconds to import, and packing alone does without.
+    from ..train.refit import Refit
+
+    memory = {} if options.max_memory is None else {"max_memory": options.max_memory}
+    return Refit(
+        options.source, options.capture, device=options.device, progress=progress, **memory
+    )
+
+
 def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Packed:
     from ..worker.run import explained, needs
 
@@ -145,7 +172,7 @@ def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Pac
             from ..train.pack_fields import FieldPackSettings, pack_fields
 
             settings = FieldPackSettings(
-                codec=options.codec, coarseness=options.coarseness, prune=options.prune
+                codec=options.codec, coarseness=options.coarseness or 1.0, prune=options.prune
             )
             if options.tuning is not None:
                 steps = {"tuning": options.tuning, "dynamic_steps": 2 * options.tuning // 3}

@@ -35,6 +35,9 @@ class Baked:
 class Predictive:
     """Coarse steps, octree, predicted codes, range coding: a third to a quarter of the bytes."""
 
+    #: Widths of the positions' grids, world units; None: it follows from every frame's radii.
+    cell: float | None = None
+    static_cell: float | None = None
     steps: Steps = field(default_factory=Steps)
     static_steps: Steps = STATIC_STEPS
     name = predictive.CODEC
@@ -42,11 +45,8 @@ class Predictive:
     shared = None
 
     def encode(self, splats: Splats, where: str, *, static: bool = False, frame: int = 0) -> Chunk:
-        return encode_predictive(splats, self.static_steps if static else self.steps, where)
-
-    def scaled(self, factor: float) -> Predictive:
-        """All steps longer by a factor."""
-        return Predictive(self.steps.scaled(factor), self.static_steps.scaled(factor))
+        steps, cell = (self.static_steps, self.static_cell) if static else (self.steps, self.cell)
+        return encode_predictive(splats, steps, where, cell=cell)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -20,11 +21,12 @@ from ..progress import Progress, ProgressCallback, silent
 from ..render.backend import Instance, render_scene
 from ..render.camera import Camera
 from ..render.core import IDENTITY
-from ..render.importance import visibility
+from ..render.importance import contribution, least_important
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .clip import ClipInfo
 from .codecs import DECODERS, Baked, Encoder, Predictive
+from .predictive import STATIC_STEPS, Steps, position_step
 from .reader import ClipReader
 from .schema import encode_info
 from .writer import write_clip
@@ -38,6 +40,12 @@ _SAMPLED_FRAMES, _SAMPLED_CAMERAS = 6, 4
 _FINEST, _COARSEST, _SEARCH_STEPS = -5.0, 4.0, 9
 #: Bytes of a frame's entries in the archive, and what else a head may need.
 _ENTRY, _HEAD_RESERVE = 130, 1024
+#: The coarseness at which points that are fitted look as others do at 1, and the frames that a
+#: search fits.
+_FITTED, _FITTED_FRAMES = 2.0, 3
+#: Static points of this share of all points have the same steps as frames have, scaled by
+#: `_Job._static_scale`; those of very long clips are not finer than this factor.
+_STATIC_BALANCE, _STATIC_FINEST = 2.2, 0.5
 #: How often a size is tried.
 _TRIALS = 4
 
@@ -46,19 +54,32 @@ _TRIALS = 4
 class PackSettings:
     """How a clip is packed.
 
-    codec: "predictive" or "baked". coarseness: factor of all steps of the predictive codec; 1 costs
-        some hundredths of a decibel against ground truth.
-    prune: a point of a frame of whose disk the clip's cameras see less than this share, on average
-        over those that look at it, is left out: it is inside, or next to transparent. 0 keeps all.
+    codec: "predictive" or "baked". coarseness: factor of all steps of the predictive codec; 1, the
+        default, costs some hundredths of a decibel against ground truth, and 2, the default with a
+        `Fitter`, hardly more.
+    prune: the points of a frame that together make less than this share of the pictures of the
+        clip's cameras are left out: they are inside, or next to transparent. 0 keeps all.
     target_bytes: of the file; target_psnr: dB of the packed pictures against the source's, in the
         clip's cameras. Either looks for the coarseness that just meets it.
     """
 
     codec: str = Predictive.name
-    coarseness: float = 1.0
-    prune: float = 0.01
+    coarseness: float | None = None
+    prune: float = 0.003
     target_bytes: int | None = None
     target_psnr: float | None = None
+
+
+class Fitter(Protocol):
+    """Makes the best of points on lattices: fits them to the footage again.
+
+    steps: of the lattices. cell: width of the positions' grid, world units. What comes back is on
+    the lattices, in the order that went in. Raises PeelError.
+    """
+
+    def frame(self, index: int, splats: Splats, steps: Steps, cell: float) -> Splats: ...
+
+    def static(self, splats: Splats, steps: Steps, cell: float) -> Splats: ...
 
 
 @dataclass(frozen=True)
@@ -77,11 +98,13 @@ def pack(
     output: Path,
     settings: PackSettings | None = None,
     *,
+    fitter: Fitter | None = None,
     progress: ProgressCallback = silent,
 ) -> Packed:
     """Write the clip `source`, or that of a reconstruction's folder, with another codec.
 
-    Frames are encoded in threads and forgotten. Raises ClipError for a source or a target that
+    fitter: improves what the predictive codec leaves, so that steps can be twice as long. Frames
+    are encoded in threads and forgotten. Raises ClipError for a source or a target that
     cannot be had; an older `output` then stays as it was.
     """
     settings = settings or PackSettings()
@@ -93,7 +116,7 @@ def pack(
             "a clip cannot be packed onto itself", where=output, hint="Choose another output"
         )
     with ClipReader(source, cache_frames=1) as reader:
-        job = _Job(reader, settings)
+        job = _Job(reader, settings, fitter)
         target, budget = settings.target_bytes, settings.target_bytes
         trial = output if target is None else output.with_name(f".{output.name}.trial")
         try:
@@ -114,7 +137,9 @@ def pack(
 class _Job:
     """An open source, what is left of its points, and what a coarseness does to it."""
 
-    def __init__(self, reader: ClipReader, settings: PackSettings) -> None:
+    def __init__(
+        self, reader: ClipReader, settings: PackSettings, fitter: Fitter | None = None
+    ) -> None:
         if settings.codec not in CODECS:
             raise ClipError(
                 f"no codec called '{settings.codec}'", hint=f"The codecs are: {', '.join(CODECS)}"
@@ -125,7 +150,13 @@ class _Job:
                 "a target needs the predictive codec, and only one can be met",
                 hint="Give --target-size or --target-psnr with --codec predictive",
             )
-        self.reader, self.settings = reader, settings
+        if fitter is not None and settings.codec != Predictive.name:
+            raise ClipError(
+                f"points are not fitted for the codec '{settings.codec}'",
+                hint="Leave out --capture, or use --codec predictive",
+            )
+        self.reader, self.settings, self.fitter = reader, settings, fitter
+        self._fitting = threading.Lock()
         self.cameras = [camera.camera() for camera in reader.info.cameras if camera.train]
         if settings.target_psnr is not None and not self.cameras:
             raise ClipError(
@@ -139,13 +170,18 @@ class _Job:
     def write(self, output: Path, coarseness: float, progress: ProgressCallback) -> Packed:
         """The clip with these steps."""
         reader, settings = self.reader, self.settings
-        info, static = reader.info, self.static()
+        info, encoder = reader.info, self.encoder(coarseness)
+        static = self.fitted_static(encoder)
+
+        def points(index: int) -> Splats:
+            return self.fitted(index, self.pruned(index), encoder)
+
         kept, before = (0, 0) if static is None else (len(static), info.static_points)
 
         def frames() -> Iterator[Splats]:
             nonlocal kept, before
-            with closing(_in_threads(self.pruned, range(info.frame_count))) as pruned:
-                for index, splats in enumerate(pruned):
+            with closing(_in_threads(points, range(info.frame_count))) as parts:
+                for index, splats in enumerate(parts):
                     kept, before = kept + len(splats), before + info.points[index]
                     progress(Progress("pack", index + 1, info.frame_count))
                     yield splats
@@ -163,12 +199,13 @@ class _Job:
                         "codec": settings.codec,
                         "coarseness": coarseness,
                         "prune": settings.prune,
+                        "fitted": self.fitter is not None,
                     },
                 },
                 first_frame=info.first_frame,
                 up=info.up,
                 static=static,
-                encoder=self.encoder(coarseness),
+                encoder=encoder,
             )
         return Packed(
             written,
@@ -190,7 +227,46 @@ class _Job:
     def encoder(self, coarseness: float) -> Encoder:
         if self.settings.codec == Baked.name:
             return Baked()
-        return Predictive().scaled(coarseness)
+        static = coarseness * self._static_scale()
+        steps, static_steps = Steps().scaled(coarseness), STATIC_STEPS.scaled(static)
+        if self.fitter is None:
+            return Predictive(steps=steps, static_steps=static_steps)
+        # Points are fitted on the grid that they are coded on, and may change their radii there.
+        cells = [
+            position_step(splats, own) if splats is not None and len(splats) else None
+            for splats, own in ((self._typical(), steps), (self.static(), static_steps))
+        ]
+        return Predictive(*cells, steps, static_steps)
+
+    def _static_scale(self) -> float:
+        """Of the static points' steps to those of frames.
+
+        They are written once for all frames, so in a long clip they may cost more. At equal slopes
+        of rate and distortion, with noise of a twelfth of the squared step, the square of the
+        factor is the share of their points in all that is written.
+        """
+        info = self.reader.info
+        share = info.static_points / max(sum(info.points), 1)
+        return float(np.clip(math.sqrt(_STATIC_BALANCE * share), _STATIC_FINEST, 1.0))
+
+    def _typical(self) -> Splats | None:
+        """The points of the first frame that has any."""
+        index = next((i for i, count in enumerate(self.reader.info.points) if count), None)
+        return None if index is None else self.reader.packed(index, static=False)[0].unpack()
+
+    def fitted(self, index: int, splats: Splats, encoder: Encoder) -> Splats:
+        """The points of a frame as the footage likes them best on the encoder's lattices."""
+        if self.fitter is None or not len(splats):
+            return splats
+        with self._fitting:
+            return self.fitter.frame(index, splats, encoder.steps, encoder.cell)
+
+    def fitted_static(self, encoder: Encoder) -> Splats | None:
+        static = self.static()
+        if self.fitter is None or static is None or not len(static):
+            return static
+        with self._fitting:
+            return self.fitter.static(static, encoder.static_steps, encoder.static_cell)
 
     def pruned(self, index: int) -> Splats:
         """The points of a frame that are worth keeping, without the static ones."""
@@ -205,17 +281,18 @@ class _Job:
     def _worth(self, splats: Splats) -> Splats:
         if self.settings.prune <= 0 or not self.cameras:
             return splats
-        seen = visibility(splats, self.cameras, self.reader.info.settings)
-        return splats.select(seen >= self.settings.prune)
+        share = contribution(splats, self.cameras, self.reader.info.settings)
+        return splats.select(~least_important(share, self.settings.prune))
 
     def search(self, budget: int | None, progress: ProgressCallback) -> float:
         """The coarseness that meets the target, or that of the settings. budget: of a file."""
         if budget is None and self.settings.target_psnr is None:
-            return self.settings.coarseness
+            return self.settings.coarseness or (1.0 if self.fitter is None else _FITTED)
         fits = budget is not None
         if not self._sample:
             count = self.reader.info.frame_count
-            chosen = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED_FRAMES)).astype(int))
+            few = _SAMPLED_FRAMES if self.fitter is None else _FITTED_FRAMES
+            chosen = np.unique(np.linspace(0, count - 1, min(count, few)).astype(int))
             for index in chosen:
                 progress(Progress("search", 0, _SEARCH_STEPS))
                 self._sample.append((int(index), self.pruned(int(index))))
@@ -242,10 +319,11 @@ class _Job:
         """About what a file with these steps takes."""
         encoder, info = self.encoder(coarseness), self.reader.info
         sizes = []
-        for _, splats in self._sample:
+        for index, splats in self._sample:
             watch()
+            splats = self.fitted(index, splats, encoder)
             sizes.append(len(encoder.encode(splats, "sample").data))
-        static, fixed = self.static(), 0
+        static, fixed = self.fitted_static(encoder), 0
         if static is not None:
             fixed = len(encoder.encode(static, "static points", static=True).data)
         head = len(encode_info(info, "sample")) + _HEAD_RESERVE
@@ -256,10 +334,11 @@ class _Job:
         encoder, info = self.encoder(coarseness), self.reader.info
         step = max(1, len(self.cameras) // _SAMPLED_CAMERAS)
         cameras = self.cameras[::step][:_SAMPLED_CAMERAS]
-        static = self.static()
+        static = self.fitted_static(encoder)
         coded = () if static is None else (_through(encoder, static, info.sh_degree, static=True),)
         errors = []
         for index, splats in self._sample:
+            splats = self.fitted(index, splats, encoder)
             parts = (_through(encoder, splats, info.sh_degree), *coded)
             original = [part.unpack() for part in self.reader.packed(index)]
             for camera in cameras:

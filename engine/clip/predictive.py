@@ -29,9 +29,9 @@ from .lattice import (
     read_place,
     read_scale,
     scale_ends,
-    short,
     word,
 )
+from .lattice import short as rounded_step
 from .point_codec import MAX_CELL_BITS, Component, decode_points, encode_points
 from .quantize import SH_PEAK, log_table
 
@@ -55,6 +55,11 @@ class Steps:
     shading: float = 1 / 56
     dead_zone: float = 0.1
 
+    def coefficient(self, band: int, degree: int) -> float:
+        """Of the SH coefficients of a band, of points of a degree."""
+        color = self.shading / math.sqrt(degree) if band else self.color
+        return color / SH_PEAK[band]
+
     def scaled(self, factor: float) -> Steps:
         """All steps longer by a factor: the one number that rate and quality depend on."""
         return replace(
@@ -71,27 +76,36 @@ class Steps:
 STATIC_STEPS = Steps(position=1 / 24, radius=0.05, density=1 / 16, color=1 / 128)
 
 
-def encode_predictive(splats: Splats, steps: Steps, where: str) -> Chunk:
-    """Quantise and code one frame. Raises ClipError as `encode_chunk` does."""
+def position_step(splats: Splats, steps: Steps) -> float:
+    """Width of the grid's cells, world units, for points of these radii; splats: at least one."""
+    return rounded_step(steps.position * float(np.median(splats.radius)))
+
+
+def encode_predictive(
+    splats: Splats, steps: Steps, where: str, *, cell: float | None = None
+) -> Chunk:
+    """Quantise and code one frame. cell: width of the grid's cells, instead of `position_step`.
+
+    Raises ClipError as `encode_chunk` does."""
     splats = visible(splats, where)
     count = len(splats)
     if count == 0:
         return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {}, {})
-    grid = Grid.of(splats.position, short(steps.position * float(np.median(splats.radius))))
+    step = position_step(splats, steps) if cell is None else rounded_step(cell)
+    grid = Grid.of(splats.position, step)
     order, codes, bits = grid.order, grid.codes, grid.bits
 
     logarithm = np.log(splats.radius[order].astype(np.float64))[None]
     radius = Lattice.of(np.clip(logarithm, -LOG_LIMIT, LOG_LIMIT), steps.radius)
     # Half a step off zero: no density becomes nothing.
-    half = 0.5 * short(steps.density)
+    half = 0.5 * rounded_step(steps.density)
     density = Lattice.of(splats.density[order].astype(np.float64)[None] - half, steps.density)
     sh = splats.sh[order].reshape(count, -1).T
     bands = []
     for band in range(splats.sh_degree + 1):
-        color = steps.shading / math.sqrt(splats.sh_degree) if band else steps.color
         rows = sh[3 * band**2 : 3 * (band + 1) ** 2]
         dead_zone = steps.dead_zone if band else 0.0
-        bands.append(Lattice.of(rows, color / SH_PEAK[band], dead_zone))
+        bands.append(Lattice.of(rows, steps.coefficient(band, splats.sh_degree), dead_zone))
     header = {
         "points": count,
         "bits": bits,

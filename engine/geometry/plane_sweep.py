@@ -147,6 +147,7 @@ def choose_neighbours(
         [(rays * (f * distance) - camera.t) @ camera.R for f in _FRUSTUM_SAMPLES]
     )
     gains = np.zeros((len(cameras), len(points)))
+    beside = np.zeros(len(cameras), dtype=bool)
     for index, other in enumerate(cameras):
         if index == view:
             continue
@@ -159,7 +160,10 @@ def choose_neighbours(
         angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
         deviation = np.log(np.maximum(angle, 0.1) / _BEST_ANGLE) / _ANGLE_SPREAD
         gains[index] = seen * np.exp(-0.5 * deviation**2)
+        beside[index] = (seen & (angle < _BEST_ANGLE)).mean() > _MIN_OVERLAP
     left = gains.mean(axis=1) > _MIN_OVERLAP
+    if not left.any():  # a stereo pair before a distant scene: little depth, but some
+        left = beside
     chosen, unseen = [], np.ones(len(points))
     while left.any() and len(chosen) < count:
         scores = np.where(left, (unseen * (1 - np.exp(-gains))).mean(axis=1), -1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..render.splats import SH_C0
-from .points import PointTensors, bounded_radius, logit, raw_radius
+from .points import Neighbours, PointTensors, Roughness, bounded_radius, logit, raw_radius
 
 #: Space plane and the time plane that completes it, as indices into (x, y, z, t).
 PLANE_PAIRS = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3)))
@@ -98,6 +98,7 @@ class FieldPoints(torch.nn.Module):
         self.spacing = float(spacing)
         self.sh_count = (sh_degree + 1) ** 2
         self.time_steps = len(positions)
+        self._neighbours: list[Neighbours | None] = [None] * len(positions)
         self.anchors = torch.nn.ParameterList(
             torch.nn.Parameter(torch.from_numpy(np.array(p, np.float32)), requires_grad=False)
             for p in positions
@@ -150,6 +151,14 @@ class FieldPoints(torch.nn.Module):
             channels=shape["channels"],
             hidden=shape["hidden"],
         )
+
+    def roughness(self, step: int) -> Roughness:
+        """That of the fragment's frame number `step`; what the field gives is smooth by itself."""
+        neighbours = self._neighbours[step]
+        if neighbours is None:
+            neighbours = self._neighbours[step] = Neighbours(self.anchors[step], self.spacing)
+        none = self.offsets[step].new_zeros(())
+        return Roughness(*neighbours.roughness(self.offsets[step], self.colors[step]), none)
 
     def forward(self, step: int) -> PointTensors:
         """The points of the fragment's frame number `step`."""

@@ -33,23 +33,34 @@ def importance(splats: Splats, cameras: Sequence[Camera], settings: PeelSettings
     return total
 
 
-def visibility(splats: Splats, cameras: Sequence[Camera], settings: PeelSettings) -> np.ndarray:
-    """The share of each point's disk that the cameras see, (N,) float64, in [0, 1] or so.
+def contribution(splats: Splats, cameras: Sequence[Camera], settings: PeelSettings) -> np.ndarray:
+    """The share of the cameras' pictures that each point makes, (N,) float64.
 
-    It is the point's importance over the pixels that its opaque disk would fill if nothing hid it,
-    in the cameras that have its centre in their picture: density times transmittance, on average.
-    1 for a point that no camera looks at, because nothing is known about it.
+    Its importance in a camera over that of all points there, on average over the cameras: the sum
+    over the points is 1, however large the pictures are. NaN for a point that no camera has in its
+    picture, because nothing is known about it, and for all where nothing is seen.
     """
-    disk = np.zeros(len(splats))
+    total, pictures = np.zeros(len(splats)), 0
+    known = np.zeros(len(splats), dtype=bool)
     for camera in cameras:
         uv, z = camera.project(splats.position.astype(np.float64))
         with np.errstate(invalid="ignore"):
             inside = (z > camera.near) & (uv >= 0).all(axis=1)
-            inside &= (uv < (camera.width, camera.height)).all(axis=1)
-        # The integral of 1 - rho^2 over the footprint's ellipse is half its area.
-        area = 0.5 * np.pi * camera.K[0, 0] * camera.K[1, 1] * splats.radius[inside] ** 2.0
-        disk[inside] += area if camera.orthographic else area / z[inside] ** 2
-    seen = disk > 0
-    result = np.ones(len(splats))
-    result[seen] = importance(splats, cameras, settings)[seen] / disk[seen]
-    return result
+            known |= inside & (uv < (camera.width, camera.height)).all(axis=1)
+        own = importance(splats, [camera], settings)
+        whole = own.sum()
+        if whole > 0:
+            total += own / whole
+            pictures += 1
+    return np.where(known, total / pictures, np.nan) if pictures else np.full(len(splats), np.nan)
+
+
+def least_important(share: np.ndarray, dropped: float) -> np.ndarray:
+    """Which points (N,) bool together make less than `dropped` of the pictures: the faintest.
+
+    share: what `contribution` says, (N,). Points that nothing is known of are none of them.
+    """
+    order = np.argsort(share)  # NaN is last
+    least = np.zeros(len(share), dtype=bool)
+    least[order[np.cumsum(share[order]) < dropped]] = True
+    return least

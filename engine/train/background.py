@@ -10,6 +10,7 @@ import torch
 from .. import __name__ as engine_name
 from ..errors import ReconstructionError
 from ..geometry.background import BackgroundSettings, static_background
+from ..geometry.plane_sweep import SweepSettings
 from ..geometry.surface_fusion import FusionSettings
 from ..model.camera_color import CameraColor
 from ..model.points import ExplicitPoints
@@ -41,7 +42,8 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
         log.info("no static background: %s", reason)
         return None
     fusion = FusionSettings(pixels_per_point=plan.settings.background_pixels)
-    background_settings = BackgroundSettings(fusion=fusion)
+    maps = SweepSettings(longer_side=plan.settings.background_maps)
+    background_settings = BackgroundSettings(sweep=maps, fusion=fusion)
     try:
         found = static_background(
             [capture.camera(0, view) for view in used],

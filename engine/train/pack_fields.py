@@ -24,7 +24,7 @@ from ..clip.reader import ClipReader
 from ..clip.writer import write_clip
 from ..errors import CaptureError, ClipError, PeelError, ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
-from ..render.importance import importance, visibility
+from ..render.importance import contribution, importance, least_important
 from ..render.splats import Splats
 from .checkpoint import load_field, load_splats, load_tensors, save_field
 from .codebook import CodebookSettings, texel_importance
@@ -56,7 +56,7 @@ class FieldPackSettings:
 
     codec: str = codebook.NAME
     coarseness: float = 1.0
-    prune: float = 0.01
+    prune: float = 0.003
     base_frames: int = FRAGMENT_FRAMES
     distill_steps: int = 60
     codes: CodebookSettings = field(default_factory=CodebookSettings)
@@ -129,7 +129,8 @@ def prepare_fields(
                 splats = load_splats(folder.frame(label))
                 worth[label] = np.ones(len(splats), dtype=bool)
                 if settings.prune > 0 and cameras:
-                    worth[label] = visibility(splats, cameras, info.settings) >= settings.prune
+                    share = contribution(splats, cameras, info.settings)
+                    worth[label] = ~least_important(share, settings.prune)
                 frames.append(splats.select(worth[label]))
             weights = [
                 importance(splats, cameras, info.settings) if cameras else np.ones(len(splats))

@@ -16,7 +16,7 @@ import numpy as np
 from ..atomic import write_text
 from ..clip import morton, planes
 from ..clip.compression import Compressor
-from ..clip.pack import PackSettings, pack
+from ..clip.pack import Fitter, PackSettings, pack
 from ..clip.reader import ClipReader
 from ..errors import ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
@@ -28,6 +28,8 @@ from .plan import Folder, load_plan
 
 COARSENESS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 FIELD_COARSENESS = (0.5, 1.0, 2.0)
+#: Of points that are fitted to the footage, and what of them is left out: either costs pictures.
+FITTED = ((1.5, 0.003), (2.0, 0.003), (2.5, 0.006), (3.0, 0.01))
 #: Bytes that a frame's header takes in the baseline.
 _HEADER = 200
 #: Frames that are decoded to tell how long it takes.
@@ -36,8 +38,8 @@ _TIMED = 20
 
 @dataclass(frozen=True)
 class Point:
-    """One clip. codec: "baked" (the source), "predictive", "zstd" (the baseline), "codebook" or
-    "kplanes".
+    """One clip. codec: "baked" (the source), "predictive", "fitted" (predictive, its points fitted
+    to the footage), "zstd" (the baseline), "codebook" or "kplanes".
 
     bytes_per_frame: of the whole file. psnr, ssim: against the footage. encode_seconds, decode_ms:
     of all frames, and of one; None for the source and the baseline.
@@ -60,12 +62,14 @@ def measure_rate(
     *,
     region: str = "full",
     frames: int = 4,
+    fitter: Fitter | None = None,
     progress: ProgressCallback = silent,
 ) -> dict:
     """Pack a finished reconstruction at several coarsenesses, with and without pruning, and score;
     with a field also by the codecs of fields, tuned where the footage is there.
 
-    frames: so many of the clip's are scored, evenly spread. Returns {"region", "scored" images,
+    fitter: packs it with fitted points, too, which takes minutes per clip. frames: so many of the
+    clip's are scored, evenly spread. Returns {"region", "scored" images,
     "frames" of the clip, "rows": `Point`s as dicts, "bd_rate_percent": {codec: against zstd}}.
     Raises PeelError.
     """
@@ -78,8 +82,11 @@ def measure_rate(
     step = max(1, len(plan.frames) // frames)
     only = {(view, label) for label in plan.frames[::step] for view in plan.test_views}
     prunes = (0.0, PackSettings().prune)
+    runs = [("predictive", coarseness, prune) for prune in prunes for coarseness in COARSENESS]
+    if fitter is not None:
+        runs += [("fitted", *run) for run in FITTED]
     fields = FIELD_CODECS if plan.settings.model == "field" else ()
-    total = 1 + len(prunes) * len(COARSENESS) + len(fields) * len(FIELD_COARSENESS)
+    total = 1 + len(runs) + len(fields) * len(FIELD_COARSENESS)
 
     def scored(clip: Path) -> dict[str, float]:
         mean = evaluate(folder.root, region=region, clip=clip, only=only)["mean"]
@@ -89,25 +96,23 @@ def measure_rate(
     with ClipReader(folder.clip) as reader:
         rows.append(_point("baked", None, None, reader, reader.total_nbytes, scored(folder.clip)))
     progress(Progress("rate", len(rows), total))
-    done = 1
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "packed.p4d"
-        for prune in prunes:
-            for coarseness in COARSENESS:
-                begun = time.perf_counter()
-                pack(folder.clip, path, PackSettings(coarseness=coarseness, prune=prune))
-                seconds = round(time.perf_counter() - begun, 2)
-                scores = scored(path)
-                with ClipReader(path, cache_frames=1) as reader:
-                    common = coarseness, prune, reader
-                    times = {"encode_seconds": seconds, "decode_ms": _decoding(reader)}
-                    rows.append(
-                        _point("predictive", *common, reader.total_nbytes, {**scores, **times})
-                    )
+        for done, (codec, coarseness, prune) in enumerate(runs):
+            begun = time.perf_counter()
+            settings = PackSettings(coarseness=coarseness, prune=prune)
+            pack(folder.clip, path, settings, fitter=fitter if codec == "fitted" else None)
+            seconds = round(time.perf_counter() - begun, 2)
+            scores = scored(path)
+            with ClipReader(path, cache_frames=1) as reader:
+                common = coarseness, prune, reader
+                times = {"encode_seconds": seconds, "decode_ms": _decoding(reader)}
+                rows.append(_point(codec, *common, reader.total_nbytes, {**scores, **times}))
+                if codec == "predictive":
                     rows.append(_point("zstd", *common, _zstd_bytes(reader), scores))
-                done += 1
-                progress(Progress("rate", done, total))
+            progress(Progress("rate", done + 2, total))
 
+        done = 1 + len(runs)
         for codec in fields:
             begun = time.perf_counter()
             packer = prepare_fields(folder.root, FieldPackSettings(codec=codec))
@@ -122,20 +127,28 @@ def measure_rate(
                 done += 1
                 progress(Progress("rate", done, total))
 
-    def curve(codec: str, prune: float) -> list[tuple[float, float]]:
-        return [(r.bytes_per_frame, r.psnr) for r in rows if (r.codec, r.prune) == (codec, prune)]
+    def points(codec: str, prune: float | None) -> list[tuple[float, float]]:
+        return [
+            (row.bytes_per_frame, row.psnr)
+            for row in rows
+            if row.codec == codec and prune in (None, row.prune)
+        ]
 
-    baseline = curve("zstd", 0.0)
+    baseline = points("zstd", 0.0)
+    gains = {
+        "predictive": bd_rate(baseline, points("predictive", 0.0)),
+        "predictive, pruned": bd_rate(baseline, points("predictive", prunes[1])),
+    }
+    if fitter is not None:
+        gains["fitted"] = bd_rate(baseline, points("fitted", None))
+    for codec in fields:
+        gains[f"{codec}, pruned"] = bd_rate(baseline, points(codec, prunes[1]))
     return {
         "region": region,
         "scored": len(only),
         "frames": len(plan.frames),
         "rows": [asdict(row) for row in rows],
-        "bd_rate_percent": {
-            "predictive": bd_rate(baseline, curve("predictive", 0.0)),
-            "predictive, pruned": bd_rate(baseline, curve("predictive", prunes[1])),
-            **{f"{codec}, pruned": bd_rate(baseline, curve(codec, prunes[1])) for codec in fields},
-        },
+        "bd_rate_percent": gains,
     }
 
 
@@ -163,7 +176,8 @@ def draw(result: dict, path: Path) -> None:
     """The curves as an SVG picture: PSNR over kB per frame."""
     series: dict[str, list[tuple[float, float]]] = {}
     for row in result["rows"]:
-        name = row["codec"] + (", pruned" if row["prune"] else "")
+        pruned = row["prune"] and row["codec"] != "fitted"
+        name = row["codec"] + (", pruned" if pruned else "")
         series.setdefault(name, []).append((row["bytes_per_frame"] / 1e3, row["psnr"]))
     every = [point for points in series.values() for point in points]
     most = 1.05 * max(rate for rate, _ in every)

@@ -31,6 +31,7 @@ class TrainSettings:
     background_steps, background_radius, background_layers: steps (whole images), start radius in
         spacings and K for the static background. background_pixels: spacing of its points, in
         pixels of the median camera; where there is texture they are twice as dense.
+        background_maps: longer side of the depth maps that they are found with, pixels.
     """
 
     model: str = "explicit"
@@ -59,6 +60,7 @@ class TrainSettings:
     background_radius: float = 1.4
     background_layers: int = 16
     background_pixels: float = 4.0
+    background_maps: int = 160
     seed: int = 0
 
     @property
@@ -90,7 +92,7 @@ class TrainSettings:
 
 
 PRESETS = {
-    "draft": TrainSettings(steps=200, background_steps=400),
+    "draft": TrainSettings(steps=120, background_steps=250, background_maps=112),
     "standard": TrainSettings(),
     "high": TrainSettings(steps=1000, dssim_weight=0.03, background_pixels=3.0),
 }

@@ -15,6 +15,7 @@ import torch
 from ..errors import PeelError, ReconstructionError
 from ..model.camera_color import CameraColor
 from ..model.kplanes import FieldPoints
+from ..model.lattice_points import LatticePoints
 from ..model.points import ExplicitPoints, Roughness
 from .checkpoint import load_tensors, save_tensors
 from .images import ImageSource, TrainingImage
@@ -28,9 +29,12 @@ from .watch import UNWATCHED, Watch
 CHECKPOINT_SECONDS = 15.0
 #: Steps whose mean error is reported.
 _REPORTED_STEPS = 50
+#: Learning rates of points on lattices, relative to those from the start.
+_REFIT = 0.3
 #: Steps that are made however little time there is.
 _FEWEST_STEPS = 20
 
+Model = ExplicitPoints | FieldPoints | LatticePoints
 StepCallback = Callable[[int, int, float], None]
 #: Gets the time step that was just trained.
 PreviewCallback = Callable[[int], None]
@@ -65,7 +69,7 @@ def schedule(job: Job, settings: TrainSettings) -> list[tuple[int, int]]:
 
 
 def optimizer_for(
-    model: ExplicitPoints | FieldPoints, color: CameraColor | None, settings: TrainSettings
+    model: Model, color: CameraColor | None, settings: TrainSettings
 ) -> torch.optim.Adam:
     """Adam with the learning rates of `settings`; `color` joins when it is to be learned."""
     if isinstance(model, FieldPoints):
@@ -74,6 +78,17 @@ def optimizer_for(
             (list(model.colors), settings.color_rate / 0.282),
             (list(model.field.parameters()), settings.field_rate),
             (list(model.heads.parameters()), settings.head_rate),
+        ]
+    elif isinstance(model, LatticePoints):
+        # Codes move by what their values would; they are nearly where they belong.
+        groups = [
+            ([model.radius], _REFIT * settings.radius_rate / model.radius_step),
+            ([model.density], _REFIT * settings.density_rate / model.density_step),
+            ([model.color], _REFIT * settings.color_rate / 0.282 / model.color_step),
+            (
+                [model.shading],
+                _REFIT * settings.color_rate / float(model.shading_steps.mean()),
+            ),
         ]
     else:
         # The DC coefficient is colour / Y_0, so its rate is scaled alike to move colours by
@@ -129,23 +144,24 @@ def picture_loss(
     return loss, error.detach()
 
 
-def regularization(
-    model: ExplicitPoints | FieldPoints, settings: TrainSettings
-) -> torch.Tensor | float:
-    """What keeps points alike that are neighbours; a field does so by itself."""
+def regularization(model: Model, time_step: int, settings: TrainSettings) -> torch.Tensor | float:
+    """What keeps points alike that are neighbours, in a frame of the job. For points on lattices
+    it is the price of their bits."""
+    if isinstance(model, LatticePoints):
+        return model.weight * model.bits() if model.weight else 0.0
     weights = Roughness(
         settings.position_roughness,
         settings.offset_roughness,
         settings.color_roughness,
         settings.shimmer,
     )
-    if isinstance(model, FieldPoints) or not any(weights):
+    if not any(weights):
         return 0.0
-    return sum(w * r for w, r in zip(weights, model.roughness(), strict=True))
+    return sum(w * r for w, r in zip(weights, model.roughness(time_step), strict=True))
 
 
 def train(
-    model: ExplicitPoints | FieldPoints,
+    model: Model,
     color: CameraColor,
     job: Job,
     images: ImageSource,
@@ -222,7 +238,7 @@ def train(
             rgba, depth = peel(*points, image.camera, settings.peel)
             recipe = recipes[step % 2]
             loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, recipe)
-            loss = loss + regularization(model, settings)
+            loss = loss + regularization(model, time_step, settings)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -1,4 +1,4 @@
-"""`python -m peel4d.engine.worker reconstruct|resume|check`: see docs/json.md for what it says."""
+"""`python -m peel4d.engine.worker reconstruct|resume|pack|check`: docs/json.md has what it says."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from ..cli.reconstruct import (
 from ..errors import PeelError, ReconstructionError
 from .faults import explain
 from .lifeline import die_with, listen
+from .pack import add_arguments as add_pack_arguments
+from .pack import run as run_pack
 from .run import explained, plan_to_resume, run_plan
 
 INTERNAL = 1
@@ -171,6 +173,9 @@ def build_parser() -> argparse.ArgumentParser:
     frames = commands.add_parser("frames", help="train single frames for another worker")
     frames.add_argument("output", type=Path, metavar="DIR")
     frames.set_defaults(run=_frames)
+    pack = commands.add_parser("pack", help="pack a clip and fit its points to the footage")
+    add_pack_arguments(pack)
+    pack.set_defaults(run=run_pack)
     add_resources(resume)
     add_machine(frames)
     check = commands.add_parser("check", help="say what this interpreter has")
@@ -184,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--preview", type=float, metavar="S", help="write DIR/preview.p4d every S seconds"
         )
-    for command in (reconstruct, resume, frames, check, create):
+    for command in (reconstruct, resume, frames, pack, check, create):
         command.add_argument(
             "--parent", type=int, metavar="PID", help="end when this process has gone"
         )
