@@ -15,7 +15,7 @@ from .decode import shared
 from .envelope import unwrap, wrap
 from .fields import Fields
 from .fragment import FieldFragment
-from .lattice import Grid, Lattice, grid_positions, read_place, read_scale, scale_ends, short
+from .lattice import Grid, Lattice, grid_positions, read_place, read_scale, rounded_step, scale_ends
 from .point_codec import MAX_CELL_BITS, Component, decode_points, encode_points
 from .predictive import Steps
 from .quantize import SH_PEAK
@@ -49,7 +49,7 @@ def encode_field_points(
     count = len(splats)
     if count == 0:
         return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {}, {})
-    grid = Grid.of(splats.position, short(steps.position * float(np.median(splats.radius))))
+    grid = Grid.of(splats.position, rounded_step(steps.position * float(np.median(splats.radius))))
     position = _plain(grid_positions(grid.codes, grid.bits, np.array(grid.header)))
     radius, density, sh = checked(field, step, position, where)
     wanted = splats.sh[grid.order, 0].astype(np.float64) - sh[:, 0]

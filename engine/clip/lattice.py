@@ -40,7 +40,7 @@ class Lattice:
     def of(cls, values: np.ndarray, step: float, dead_zone: float = 0.0) -> Lattice:
         """values: (C, N). The step grows until the codes fit into 16 bits."""
         extent = float(values.max()) - float(values.min())
-        step = short(max(step, extent / (MAX_SCALE_LEVELS - 2)))
+        step = rounded_step(max(step, extent / (MAX_SCALE_LEVELS - 2)))
         scaled = values.astype(np.float64) / step
         whole = np.sign(scaled) * np.floor(np.abs(scaled) + 0.5 - dead_zone)
         low = int(whole.min())
@@ -73,7 +73,7 @@ class Grid:
         """position: (N, 3), N > 0. step: wanted; outliers far away make the grid coarser before
         they make it unaddressable."""
         extent = float((position.max(axis=0) - position.min(axis=0)).max())
-        step = short(max(step, extent / ((1 << MAX_CELL_BITS) - 2)))
+        step = rounded_step(max(step, extent / ((1 << MAX_CELL_BITS) - 2)))
         cells = np.rint(position.astype(np.float64) / step)
         origin = cells.min(axis=0)
         cells -= origin
@@ -131,7 +131,7 @@ def scale_ends(scale: Sequence[float]) -> tuple[float, float, float]:
     return offset * step, (offset + levels) * step, step
 
 
-def short(value: float) -> float:
+def rounded_step(value: float) -> float:
     """A number of four digits, at least as large: it is written into every frame."""
     rounded = float(f"{value:.3e}")
     return rounded if rounded >= value else float(f"{value * 1.0006:.3e}")

@@ -28,8 +28,8 @@ from .lattice import (
     grid_positions,
     read_place,
     read_scale,
+    rounded_step,
     scale_ends,
-    short,
     word,
 )
 from .point_codec import MAX_CELL_BITS, Component, decode_points, encode_points
@@ -78,7 +78,7 @@ STATIC_STEPS = Steps(position=1 / 24, radius=0.05, density=1 / 16, color=1 / 128
 
 def position_step(splats: Splats, steps: Steps) -> float:
     """Width of the grid's cells, world units, for points of these radii; splats: at least one."""
-    return short(steps.position * float(np.median(splats.radius)))
+    return rounded_step(steps.position * float(np.median(splats.radius)))
 
 
 def encode_predictive(
@@ -91,13 +91,15 @@ def encode_predictive(
     count = len(splats)
     if count == 0:
         return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {}, {})
-    grid = Grid.of(splats.position, position_step(splats, steps) if cell is None else short(cell))
+    grid = Grid.of(
+        splats.position, position_step(splats, steps) if cell is None else rounded_step(cell)
+    )
     order, codes, bits = grid.order, grid.codes, grid.bits
 
     logarithm = np.log(splats.radius[order].astype(np.float64))[None]
     radius = Lattice.of(np.clip(logarithm, -LOG_LIMIT, LOG_LIMIT), steps.radius)
     # Half a step off zero: no density becomes nothing.
-    half = 0.5 * short(steps.density)
+    half = 0.5 * rounded_step(steps.density)
     density = Lattice.of(splats.density[order].astype(np.float64)[None] - half, steps.density)
     sh = splats.sh[order].reshape(count, -1).T
     bands = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..clip.lattice import short
+from ..clip.lattice import rounded_step
 from ..clip.predictive import Steps
 from ..geometry.filters import nearest_neighbours
 from ..render.splats import Splats
@@ -31,15 +31,15 @@ class LatticePoints(torch.nn.Module):
     ):
         super().__init__()
         self.spacing, self.weight = float(spacing), float(weight)
-        cell = short(cell)
+        cell = rounded_step(cell)
         position = np.rint(splats.position.astype(np.float64) / cell) * cell
         self.register_buffer("position", torch.from_numpy(position.astype(np.float32)))
         neighbours = nearest_neighbours(position, position, _NEIGHBOURS + 1)[1][:, 1:]
         self.register_buffer("neighbours", torch.from_numpy(neighbours.copy()))
         degree = splats.sh_degree
-        self.radius_step = short(steps.radius)
-        self.density_step = short(steps.density)
-        bands = [short(steps.coefficient(band, degree)) for band in range(degree + 1)]
+        self.radius_step = rounded_step(steps.radius)
+        self.density_step = rounded_step(steps.density)
+        bands = [rounded_step(steps.coefficient(band, degree)) for band in range(degree + 1)]
         self.color_step = bands[0]
         # (B - 1, 1), one for every function above the constant
         above = np.repeat(bands[1:], [2 * band + 1 for band in range(1, degree + 1)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..clip.lattice import short
+from ..clip.lattice import rounded_step
 from ..model.dictionary_field import Interpolate, laplace_bits, rounded, sparse_matrix
 from .residual_settings import ResidualSettings
 
@@ -30,7 +30,7 @@ class OwnValues(torch.nn.Module):
         settings: ResidualSettings,
     ):
         super().__init__()
-        self.color_step, self.radius_step = settings.color_step, short(settings.radius)
+        self.color_step, self.radius_step = settings.color_step, rounded_step(settings.radius)
         self.colors = torch.nn.Parameter(color / self.color_step)
         self.radii = torch.nn.Parameter(radius / self.radius_step)
         self.log_scales = torch.nn.Parameter(torch.ones(4))

@@ -12,7 +12,7 @@ import torch
 from ..capture.detect import open_capture
 from ..clip.codecs import FieldPoints
 from ..clip.fragment import EncodedField, EncodedFragment
-from ..clip.lattice import Grid, grid_positions, short
+from ..clip.lattice import Grid, grid_positions, rounded_step
 from ..clip.pack import Packed
 from ..clip.predictive import Steps
 from ..clip.quantize import SH_PEAK
@@ -173,7 +173,9 @@ def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFram
         splats = splats.select(~least_important(share, settings.prune))
     if len(splats) == 0:
         raise ReconstructionError(f"no camera sees a point of frame {label}")
-    grid = Grid.of(splats.position, short(settings.position * float(np.median(splats.radius))))
+    grid = Grid.of(
+        splats.position, rounded_step(settings.position * float(np.median(splats.radius)))
+    )
     position = grid_positions(grid.codes, grid.bits, np.array(grid.header))
     if not isinstance(position, np.ndarray):
         position = position.positions()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..clip.lattice import short
+from ..clip.lattice import rounded_step
 from ..render.splats import SH_C0
 
 
@@ -56,7 +56,7 @@ class ResidualSettings:
     @property
     def color_step(self) -> float:
         """Of the constant SH coefficient."""
-        return short(self.color / SH_C0)
+        return rounded_step(self.color / SH_C0)
 
 
 #: Rate points, from the best pictures to the fewest bytes. lambda grows with the square of the
