@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, StringProperty
 
-from ..engine.clip.pack import Packed, PackSettings, pack
+from ..engine.clip.pack import PackSettings, pack
 from ..engine.errors import PeelError, ReconstructionError
 from ..engine.progress import Progress
 from .blend_paths import stored_path
@@ -17,6 +16,7 @@ from .clip_file import clip_file, clip_objects, clip_path, is_editable
 from .job.fitting import Fitting
 from .job.interpreter import choose, command, environment
 from .job.request import finished_clip
+from .packing import Packing, Written
 from .preferences import environment_folder, preferences
 
 #: Seconds between two looks at the thread.
@@ -30,35 +30,17 @@ class _Cancelled(Exception):
     pass
 
 
-class _Packing:
-    """One run of `pack` in a thread of its own. packed or error is set once it is over."""
+class _PackingHere(Packing):
+    """One run of `pack` in this process."""
 
     def __init__(self, source: str, output: str, settings: PackSettings) -> None:
-        self.packed: Packed | None = None
-        self.error: str | None = None
-        self.state = "Packing"
-        self.share = 0.0
-        self._cancel = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(source, output, settings), name="peel4d-pack", daemon=True
-        )
+        super().__init__()
+        self._arguments = Path(source), Path(output), settings
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def cancel(self) -> None:
-        self._cancel.set()
-
-    def wait(self) -> None:
-        self._thread.join()
-
-    @property
-    def over(self) -> bool:
-        return not self._thread.is_alive()
-
-    def _run(self, source: str, output: str, settings: PackSettings) -> None:
+    def work(self) -> None:
         try:
-            self.packed = pack(Path(source), Path(output), settings, progress=self._progress)
+            done = pack(*self._arguments, progress=self._progress)
+            self.packed = Written(done.nbytes, done.source_nbytes, done.pruned)
         except _Cancelled:
             self.error = ""
         except (PeelError, OSError) as error:
@@ -67,7 +49,7 @@ class _Packing:
             self.error = f"{type(error).__name__}: {error}"
 
     def _progress(self, progress: Progress) -> None:
-        if self._cancel.is_set():
+        if self.cancelled.is_set():
             raise _Cancelled
         self.share = progress.step / max(progress.total, 1)
         self.state = "Looking for the steps" if progress.stage == "search" else "Packing"
@@ -166,7 +148,7 @@ class Peel4DPackClip(bpy.types.Operator):
     )
     relative_path: BoolProperty(name="Relative Path", default=True)
 
-    _packing: _Packing | Fitting | None = None
+    _packing: Packing | None = None
     _timer: bpy.types.Timer | None = None
     _clip: int = 0
     _output: str = ""
@@ -226,7 +208,7 @@ class Peel4DPackClip(bpy.types.Operator):
             if self.fit:
                 self._packing = _fitting(output, settings)
             else:
-                self._packing = _Packing(clip_path(context.object), output, settings)
+                self._packing = _PackingHere(clip_path(context.object), output, settings)
         except PeelError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from ..packing import Packing, Written
 from .process import WorkerProcess, tail
 
 #: Seconds between two looks at the worker, until it is ended that was asked to cancel, and until
@@ -17,46 +16,17 @@ _POLL_SECONDS, _CANCEL_SECONDS, _HANG_SECONDS = 0.1, 10.0, 120.0
 _STAGES = {"search": "Looking for the steps", "clean plates": "Reading the footage"}
 
 
-class Fitted(NamedTuple):
-    """What the worker has written."""
-
-    nbytes: int
-    source_nbytes: int
-    pruned: float
-
-
-class Fitting:
-    """One worker. packed or error is set once it is over; an empty error: it was cancelled.
-
-    state, share: what it does, for people, and how much of that is done.
-    """
+class Fitting(Packing):
+    """One worker."""
 
     def __init__(self, command: Sequence[str], *, log: Path, environment: dict[str, str]) -> None:
-        self.packed: Fitted | None = None
-        self.error: str | None = None
-        self.state, self.share = "Starting", 0.0
-        self._start = (command, log, environment)
-        self._log = log
-        self._cancel = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="peel4d-fit", daemon=True)
+        super().__init__()
+        self.state = "Starting"
+        self._command, self._log, self._environment = command, log, environment
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def cancel(self) -> None:
-        self._cancel.set()
-
-    def wait(self) -> None:
-        self._thread.join()
-
-    @property
-    def over(self) -> bool:
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        command, log, environment = self._start
+    def work(self) -> None:
         try:
-            process = WorkerProcess(command, log=log, environment=environment)
+            process = WorkerProcess(self._command, log=self._log, environment=self._environment)
         except OSError as error:
             self.error = f"The worker cannot be started: {error}"
             return
@@ -68,7 +38,7 @@ class Fitting:
     def _watch(self, process: WorkerProcess) -> None:
         kill_at = None
         while self.packed is None and self.error is None:
-            if self._cancel.is_set() and kill_at is None:
+            if self.cancelled.is_set() and kill_at is None:
                 process.ask_to_cancel()
                 kill_at = time.monotonic() + _CANCEL_SECONDS
             if kill_at is not None and time.monotonic() > kill_at:
@@ -95,7 +65,7 @@ class Fitting:
             self.state = _STAGES.get(event.get("stage"), "Fitting to the footage")
             self.share = event.get("step", 0) / max(event.get("total") or 1, 1)
         elif kind == "done":
-            self.packed = Fitted(event["bytes"], event["source_bytes"], event["pruned"])
+            self.packed = Written(event["bytes"], event["source_bytes"], event["pruned"])
         elif kind == "cancelled":
             self.error = ""
         elif kind == "error":
