@@ -218,6 +218,14 @@ def test_finished_groups_are_not_trained_again(folder, tmp_path, monkeypatch):
     assert trained == [0, 0, 4, 4, 1]
 
 
+def test_the_file_is_the_same_with_any_number_of_jobs(folder, tmp_path):
+    source = open_source(folder)  # three groups: two one after the other, and one
+    for jobs in (1, 3):
+        encode(source, tmp_path / f"{jobs}.g2v", quick(), jobs=jobs)
+    one, three = ((tmp_path / f"{jobs}.g2v").read_bytes() for jobs in (1, 3))
+    assert one == three
+
+
 def command(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "peel4d.engine.cli.main", *map(str, arguments)],

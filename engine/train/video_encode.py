@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +35,9 @@ _BITS_EACH = 80
 _ENTRY, _HEAD_RESERVE = 150, 512
 #: What a search for a target tries: factors of the default steps, and how often.
 _FINEST, _COARSEST, _SEARCH_STEPS = 0.1, 8.0, 12
+
+#: Groups that are trained one after the other, each from where the last one ended.
+_RUN = 2
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ def encode(
 
     jobs: processes, None for one per core. Finished groups are kept in a folder beside `output`
     until it is written; `resume` takes them from there if source and settings are the same. The
-    groups are cut into as many runs as there are jobs, and only within a run does a group begin
-    where the last one ended, so the file depends on the number of jobs.
+    groups are cut into runs of a few, and only within a run does a group begin where the last one
+    ended, so the file is the same whatever the number of jobs.
     Raises CaptureError, ReconstructionError, CoreError, OutputError.
     """
     if not 1 <= settings.gop <= MAX_FRAMES:
@@ -106,13 +108,12 @@ def encode(
     ]
     jobs = max(1, min(jobs or cores(), len(gops)))
     folder = output.with_name(f".{output.name}.gops")
-    _prepare(folder, _fingerprint(source, settings, jobs), resume)
-    cuts = np.linspace(0, len(gops), jobs + 1).round().astype(int)
-    segments = [
-        _Segment(source, settings, tuple(gops[a:b]), folder, max(1, cores() // jobs))
-        for a, b in pairwise(cuts)
-    ]
-    _train(segments, len(gops), progress)
+    _prepare(folder, _fingerprint(source, settings), resume)
+    runs = [tuple(gops[first : first + _RUN]) for first in range(0, len(gops), _RUN)]
+    jobs = min(jobs, len(runs))
+    threads = max(1, cores() // jobs)
+    segments = [_Segment(source, settings, run, folder, threads) for run in runs]
+    _train(segments, len(gops), jobs, progress)
     chunks = [_chunk_file(folder, number).read_bytes() for number, _, _ in gops]
     reports = [json.loads(_report_file(folder, number).read_text()) for number, _, _ in gops]
     info = VideoInfo(
@@ -189,10 +190,10 @@ def _provenance(source: FrameSource, settings: EncodeSettings) -> dict:
     }
 
 
-def _fingerprint(source: FrameSource, settings: EncodeSettings, jobs: int) -> str:
+def _fingerprint(source: FrameSource, settings: EncodeSettings) -> str:
     """Of everything that the groups depend on."""
     files = [file_state(path) for path in source.files or (source.path,)]
-    known = [str(source.path.resolve()), files, _provenance(source, settings), jobs]
+    known = [str(source.path.resolve()), files, _provenance(source, settings)]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
@@ -213,21 +214,22 @@ def _report_file(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.json"
 
 
-def _train(segments: list[_Segment], total: int, progress: ProgressCallback) -> None:
+def _train(segments: list[_Segment], total: int, jobs: int, progress: ProgressCallback) -> None:
     clock = time.perf_counter()
 
     def report(done: float) -> None:
         left = (time.perf_counter() - clock) * (total / done - 1) if done > 0.05 else None
         progress(Progress("encode", round(100 * done), 100 * total, left))
 
-    if len(segments) == 1:
-        _run_segment(segments[0], lambda number, share: report(number + share))
+    if jobs == 1:
+        for segment in segments:
+            _run_segment(segment, lambda number, share: report(number + share))
         return
     context = multiprocessing.get_context("spawn")
     shares = context.Array("d", total)
     stop = context.Event()
     pool = ProcessPoolExecutor(
-        len(segments), mp_context=context, initializer=_begin, initargs=(shares, stop)
+        jobs, mp_context=context, initializer=_begin, initargs=(shares, stop)
     )
     try:
         running = {pool.submit(_run_shared, segment) for segment in segments}
