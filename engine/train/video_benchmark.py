@@ -6,7 +6,8 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -117,6 +118,20 @@ def _gaussian2d(
     }
 
 
+@contextmanager
+def _own_priority() -> Iterator[None]:
+    """Keep this thread's scheduling: SVT-AV1 makes its caller a real-time thread where the user may
+    do that (root), and whatever it starts later would starve the machine."""
+    if not hasattr(os, "sched_getscheduler"):  # Windows, macOS
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def _coded(name: str, quality: int, truth: list[np.ndarray], fps: float) -> dict:
     """One quality of one of FFmpeg's encoders. Raises CaptureError where it is not built in or
     refuses the frames."""
@@ -130,7 +145,7 @@ def _coded(name: str, quality: int, truth: list[np.ndarray], fps: float) -> dict
     clock = time.perf_counter()
     file = io.BytesIO()
     try:
-        with av.open(file, "w", format="matroska") as container:
+        with _own_priority(), av.open(file, "w", format="matroska") as container:
             stream = container.add_stream(library, rate=Fraction(fps).limit_denominator(1001))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.options = {**options, "crf": str(quality)}
