@@ -8,26 +8,20 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, StringProperty
 
-from ..engine.clip.pack import PackSettings, pack
+from ..engine.clip.pack import FITTED_COARSENESS, PackSettings, pack
 from ..engine.errors import PeelError, ReconstructionError
 from ..engine.progress import Progress
 from .blend_paths import stored_path
 from .clip_file import clip_file, clip_objects, clip_path, is_editable
 from .job.fitting import Fitting
-from .job.interpreter import choose, command, environment
-from .job.request import finished_clip
-from .packing import Packing, Written
+from .job.interpreter import choose, launch
+from .job.request import finished_clip, memory_arguments
+from .packing import Cancelled, Packing, Written
 from .preferences import environment_folder, preferences
 
 #: Seconds between two looks at the thread.
 _INTERVAL = 0.2
 _DEFAULTS = PackSettings()
-#: Steps of fitted points over those of others that look the same.
-_FITTED = 2.0
-
-
-class _Cancelled(Exception):
-    pass
 
 
 class _PackingHere(Packing):
@@ -37,20 +31,13 @@ class _PackingHere(Packing):
         super().__init__()
         self._arguments = Path(source), Path(output), settings
 
-    def work(self) -> None:
-        try:
-            done = pack(*self._arguments, progress=self._progress)
-            self.packed = Written(done.nbytes, done.source_nbytes, done.pruned)
-        except _Cancelled:
-            self.error = ""
-        except (PeelError, OSError) as error:
-            self.error = str(error)
-        except Exception as error:  # nobody else would see it
-            self.error = f"{type(error).__name__}: {error}"
+    def work(self) -> Written:
+        done = pack(*self._arguments, progress=self._progress)
+        return Written(done.nbytes, done.source_nbytes, done.pruned)
 
     def _progress(self, progress: Progress) -> None:
         if self.cancelled.is_set():
-            raise _Cancelled
+            raise Cancelled
         self.share = progress.step / max(progress.total, 1)
         self.state = "Looking for the steps" if progress.stage == "search" else "Packing"
 
@@ -80,13 +67,9 @@ def _fitting(output: str, settings: PackSettings) -> Fitting:
             arguments += [name, repr(value)]
     if settings.target_bytes is None and settings.target_psnr is None:
         arguments += ["--coarseness", repr(settings.coarseness)]
-    if limit := preferences().memory_limit:
-        arguments += ["--max-memory", f"{max(1, limit >> 10)}K"]
-    return Fitting(
-        command(chosen.path, arguments),
-        log=folder / "worker.log",
-        environment=environment(chosen),
-    )
+    arguments += memory_arguments(preferences().memory_limit)
+    log = folder / "worker.log"
+    return Fitting(launch(chosen, arguments, log), log)
 
 
 class Peel4DPackClip(bpy.types.Operator):
@@ -197,7 +180,7 @@ class Peel4DPackClip(bpy.types.Operator):
             return {"CANCELLED"}
         output = bpy.path.ensure_ext(bpy.path.abspath(self.filepath), ".p4d")
         settings = PackSettings(
-            coarseness=_FITTED * self.coarseness if self.fit else self.coarseness,
+            coarseness=self.coarseness * (FITTED_COARSENESS if self.fit else 1.0),
             prune=self.prune,
             target_bytes=round(self.megabytes * 1e6) if self.goal == "SIZE" else None,
             target_psnr=self.psnr if self.goal == "PSNR" else None,

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import abc
 import threading
 from typing import NamedTuple
+
+from ..engine.errors import PeelError
 
 
 class Written(NamedTuple):
@@ -15,11 +18,14 @@ class Written(NamedTuple):
     pruned: float
 
 
-class Packing:
+class Cancelled(Exception):
+    """`work` has ended because it was asked to."""
+
+
+class Packing(abc.ABC):
     """One run. packed or error is set once it is over; an empty error: it was cancelled.
 
-    state, share: what it does, for people, and how much of that is done. Subclasses say in `work`
-    what that is, and end soon when `cancelled` is set.
+    state, share: what it does, for people, and how much of that is done.
     """
 
     def __init__(self) -> None:
@@ -27,10 +33,21 @@ class Packing:
         self.error: str | None = None
         self.state, self.share = "Packing", 0.0
         self.cancelled = threading.Event()
-        self._thread = threading.Thread(target=self.work, name="peel4d-pack", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="peel4d-pack", daemon=True)
 
-    def work(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def work(self) -> Written:
+        """Pack, and raise `Cancelled` soon after `cancelled` is set. Raises PeelError, OSError."""
+
+    def _run(self) -> None:
+        try:
+            self.packed = self.work()
+        except Cancelled:
+            self.error = ""
+        except (PeelError, OSError) as error:
+            self.error = str(error)
+        except Exception as error:  # nobody else would see it
+            self.error = f"{type(error).__name__}: {error}"
 
     def start(self) -> None:
         self._thread.start()

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from ..packing import Packing, Written
+from ...engine.errors import PeelError
+from ..packing import Cancelled, Packing, Written
 from .process import WorkerProcess, tail
 
 #: Seconds between two looks at the worker, until it is ended that was asked to cancel, and until
@@ -17,56 +17,49 @@ _STAGES = {"search": "Looking for the steps", "clean plates": "Reading the foota
 
 
 class Fitting(Packing):
-    """One worker."""
+    """One worker, which has been started. log: where its stderr goes."""
 
-    def __init__(self, command: Sequence[str], *, log: Path, environment: dict[str, str]) -> None:
+    def __init__(self, process: WorkerProcess, log: Path) -> None:
         super().__init__()
         self.state = "Starting"
-        self._command, self._log, self._environment = command, log, environment
+        self._process, self._log = process, log
 
-    def work(self) -> None:
+    def work(self) -> Written:
         try:
-            process = WorkerProcess(self._command, log=self._log, environment=self._environment)
-        except OSError as error:
-            self.error = f"The worker cannot be started: {error}"
-            return
-        try:
-            self._watch(process)
+            return self._watched()
         finally:
-            process.close(1.0)
+            self._process.close(1.0)
 
-    def _watch(self, process: WorkerProcess) -> None:
-        kill_at = None
-        while self.packed is None and self.error is None:
+    def _watched(self) -> Written:
+        process, kill_at = self._process, None
+        while True:
             if self.cancelled.is_set() and kill_at is None:
                 process.ask_to_cancel()
                 kill_at = time.monotonic() + _CANCEL_SECONDS
             if kill_at is not None and time.monotonic() > kill_at:
-                self.error = ""
-                return
+                raise Cancelled
             code = process.poll()
             for event in process.events():
-                self._take(event)
-            if self.packed is not None or self.error is not None:
-                return
+                if written := self._taken(event):
+                    return written
             if code is not None:
-                stopped = kill_at is not None
-                why = tail(self._log) or f"the worker ended with exit code {code}"
-                self.error = "" if stopped else why
-                return
+                if kill_at is not None:
+                    raise Cancelled
+                raise PeelError(tail(self._log) or f"the worker ended with exit code {code}")
             if process.silence() > _HANG_SECONDS:
-                self.error = f"The worker has not answered for {_HANG_SECONDS:.0f} s and was ended"
-                return
+                raise PeelError(f"The worker has not answered for {_HANG_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)
 
-    def _take(self, event: dict) -> None:
+    def _taken(self, event: dict) -> Written | None:
+        """What the worker has written, once it says so."""
         kind = event["event"]
         if kind == "progress":
             self.state = _STAGES.get(event.get("stage"), "Fitting to the footage")
             self.share = event.get("step", 0) / max(event.get("total") or 1, 1)
         elif kind == "done":
-            self.packed = Written(event["bytes"], event["source_bytes"], event["pruned"])
+            return Written(event["bytes"], event["source_bytes"], event["pruned"])
         elif kind == "cancelled":
-            self.error = ""
+            raise Cancelled
         elif kind == "error":
-            self.error = str(event.get("message"))
+            raise PeelError(str(event.get("message")))
+        return None

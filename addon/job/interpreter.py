@@ -14,6 +14,7 @@ from pathlib import Path
 from ...engine.errors import CoreError, ReconstructionError
 from ...engine.render.core_library import find_library
 from ...engine.worker.create import is_complete, python_of
+from .process import WorkerProcess
 
 LAUNCH = Path(__file__).resolve().parents[2] / "engine" / "worker" / "launch.py"
 LOCK = Path(__file__).with_name("requirements.lock")
@@ -76,6 +77,20 @@ def environment(interpreter: Interpreter) -> dict[str, str]:
     with contextlib.suppress(CoreError):
         values["PEEL4D_CORE"] = str(find_library())
     return values
+
+
+def launch(interpreter: Interpreter, arguments: Sequence[str], log: Path) -> WorkerProcess:
+    """Start a worker. Raises ReconstructionError where the interpreter is no program."""
+    try:
+        return WorkerProcess(
+            command(interpreter.path, arguments), log=log, environment=environment(interpreter)
+        )
+    except (OSError, ValueError) as error:
+        raise ReconstructionError(
+            f"the interpreter cannot be started ({error})",
+            where=interpreter.path,
+            hint="Set another one in the preferences of Peel4D",
+        ) from error
 
 
 def _spec(name: str):

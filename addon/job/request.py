@@ -40,8 +40,7 @@ class Request:
         options: list[str] = []
         if previews:
             options += ["--preview", str(PREVIEW_SECONDS)]
-        if memory_limit is not None:
-            options += ["--max-memory", f"{max(1, memory_limit >> 10)}K"]
+        options += memory_arguments(memory_limit)
         if self.resume:
             return ["resume", str(self.output), *options]
         # With "=": a name may begin with a dash.
@@ -88,6 +87,11 @@ def output_folder(scene: bpy.types.Scene) -> Path | None:
     name = Path(bpy.path.abspath(capture).rstrip("/\\")).stem
     name = re.sub(r"[^\w.-]+", "_", name) or "capture"
     return Path(bpy.path.abspath("//")) / "peel4d" / name
+
+
+def memory_arguments(limit: int | None) -> list[str]:
+    """A limit in bytes as a worker wants to hear it."""
+    return [] if limit is None else ["--max-memory", f"{max(1, limit >> 10)}K"]
 
 
 def has_reconstruction(output: Path | None) -> bool:

@@ -14,9 +14,8 @@ import bpy
 
 from ...engine.errors import ReconstructionError
 from ..preferences import environment_folder, preferences
-from .interpreter import LOCK, Interpreter, choose, command, environment, own_python
+from .interpreter import LOCK, Interpreter, choose, launch, own_python
 from .job import Job, JobEvents, Limits, State
-from .process import WorkerProcess
 from .request import Request, has_reconstruction
 from .result import ResultInScene
 from .task import Task
@@ -52,7 +51,7 @@ class JobSession:
         arguments = request.arguments(
             memory_limit=preferences().memory_limit, previews=not bpy.app.background
         )
-        process = _launch(chosen, arguments, log)
+        process = launch(chosen, arguments, log)
         self._result = ResultInScene(scene.name)
         self.request = request
         events = JobEvents(self._result.preview, self._result.done)
@@ -79,7 +78,7 @@ class JobSession:
         if self.task is not None and self.task.is_running:
             raise ReconstructionError("another check is running", hint="Wait for it")
         log = Path(bpy.app.tempdir) / f"peel4d-{kind}.log"
-        self.task = Task(kind, _launch(interpreter, arguments, log), log)
+        self.task = Task(kind, launch(interpreter, arguments, log), log)
         self._watch()
 
     def poll(self) -> bool:
@@ -192,19 +191,6 @@ def _check_folder(request: Request) -> None:
             where=request.output,
             hint="Press Reconstruct 4D to start",
         )
-
-
-def _launch(interpreter: Interpreter, arguments: list[str], log: Path) -> WorkerProcess:
-    try:
-        return WorkerProcess(
-            command(interpreter.path, arguments), log=log, environment=environment(interpreter)
-        )
-    except (OSError, ValueError) as error:
-        raise ReconstructionError(
-            f"the interpreter cannot be started ({error})",
-            where=interpreter.path,
-            hint="Set another one in the preferences of Peel4D",
-        ) from error
 
 
 def _redraw() -> None:

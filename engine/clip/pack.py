@@ -40,9 +40,10 @@ _SAMPLED_FRAMES, _SAMPLED_CAMERAS = 6, 4
 _FINEST, _COARSEST, _SEARCH_STEPS = -5.0, 4.0, 9
 #: Bytes of a frame's entries in the archive, and what else a head may need.
 _ENTRY, _HEAD_RESERVE = 130, 1024
-#: The coarseness at which points that are fitted look as others do at 1, and the frames that a
-#: search fits.
-_FITTED, _FITTED_FRAMES = 2.0, 3
+#: At this coarseness points that are fitted look as others do at 1.
+FITTED_COARSENESS = 2.0
+#: Frames that a search fits.
+_FITTED_FRAMES = 3
 #: Static points of this share of all points have the same steps as frames have, scaled by
 #: `_Job._static_scale`; those of very long clips are not finer than this factor.
 _STATIC_BALANCE, _STATIC_FINEST = 2.2, 0.5
@@ -287,7 +288,7 @@ class _Job:
     def search(self, budget: int | None, progress: ProgressCallback) -> float:
         """The coarseness that meets the target, or that of the settings. budget: of a file."""
         if budget is None and self.settings.target_psnr is None:
-            return self.settings.coarseness or (1.0 if self.fitter is None else _FITTED)
+            return self.settings.coarseness or (1.0 if self.fitter is None else FITTED_COARSENESS)
         fits = budget is not None
         if not self._sample:
             count = self.reader.info.frame_count

@@ -82,18 +82,15 @@ def test_points_are_fitted_to_the_footage_by_a_worker(session, scene, ball_captu
 
     # Cancelled at once, and with footage that is gone.
     from peel4d.addon.job.fitting import Fitting
-    from peel4d.addon.job.interpreter import choose, command, environment
+    from peel4d.addon.job.interpreter import choose, launch
     from peel4d.addon.preferences import environment_folder, preferences
 
     chosen = choose(preferences().interpreter, environment_folder())
     for capture, cancelled in ((ball_capture, True), (tmp_path / "nowhere", False)):
         never = tmp_path / "never.p4d"
         arguments = ["pack", str(output), str(never), "--capture", str(capture)]
-        fitting = Fitting(
-            command(chosen.path, arguments),
-            log=tmp_path / "log",
-            environment=environment(chosen),
-        )
+        log = tmp_path / "log"
+        fitting = Fitting(launch(chosen, arguments, log), log)
         fitting.start()
         if cancelled:
             fitting.cancel()
