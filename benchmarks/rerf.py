@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from peel4d.engine.clip.compression import Compressor
-from peel4d.engine.clip.dictionary import RADIUS_LIMITS, FieldLayout, Grid
+from peel4d.engine.clip.dictionary import FieldLayout, Grid
+from peel4d.engine.clip.fragment import RADIUS_LIMITS
 from peel4d.engine.clip.symbol_coder import encode_symbols
 from peel4d.engine.clip.symbol_tables import fitted_table
 from peel4d.engine.model.dictionary_field import FieldSample, Interpolate

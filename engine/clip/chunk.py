@@ -8,7 +8,9 @@ The header lists the blocks of the chunk; docs/clip-format.md has the details.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,15 +38,21 @@ MAGIC = b"P4DB"
 class Chunk:
     """An encoded chunk. points: N. bounds: (2, 3) of the positions, None without points.
 
-    nbytes, ranges: per attribute, the compressed size and the (lowest, highest) value.
+    ranges: per attribute, the (lowest, highest) value. shares: finds `nbytes`, which may take as
+    long as the encoding and is not always asked for.
     """
 
     data: bytes
     points: int
     sh_degree: int
     bounds: np.ndarray | None
-    nbytes: dict[str, int]
     ranges: dict[str, tuple[float, float]]
+    shares: Callable[[], dict[str, int]] = dict
+
+    @cached_property
+    def nbytes(self) -> dict[str, int]:
+        """Per attribute, the compressed size."""
+        return self.shares()
 
 
 def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
@@ -56,7 +64,7 @@ def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
     """
     splats = visible(splats, where)
     if len(splats) == 0:
-        return Chunk(_wrapped(0, "", [], []), 0, 0, None, {}, {})
+        return Chunk(_wrapped(0, "", [], []), 0, 0, None, {})
     low, high, step = position_grid(splats.position, float(np.median(splats.radius)), precision)
     codes = quantize_position(splats.position, low, step)
     order = np.argsort(codes, kind="stable")
@@ -93,7 +101,7 @@ def encode_chunk(splats: Splats, precision: Precision, where: str) -> Chunk:
         points=len(splats),
         sh_degree=splats.sh_degree,
         bounds=np.stack([low, high]),
-        nbytes=writer.nbytes,
+        shares=lambda: writer.nbytes,
         ranges={
             "position": (float(low.min()), float(high.max())),
             "radius": (r_low, r_high),

@@ -6,7 +6,7 @@ The format is specified in docs/clip-format.md.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,6 +58,12 @@ class ClipFragment:
     first: int
     frames: int
     base: int | None = None
+
+
+def fragment_of(fragments: Sequence[ClipFragment], frame: int) -> tuple[int, int]:
+    """The fragment that a frame belongs to, and its number in there; fragments hold every frame."""
+    index = bisect_right(fragments, frame, key=lambda fragment: fragment.first) - 1
+    return index, frame - fragments[index].first
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +150,6 @@ class ClipInfo:
     attributes: tuple[ClipAttribute, ...]
     provenance: Mapping[str, object] = field(default_factory=dict)
     fragments: tuple[ClipFragment, ...] = ()
-
-    def fragment_of(self, frame: int) -> tuple[int, int]:
-        """The fragment that a frame belongs to, and its number in there."""
-        index = bisect_right(self.fragments, frame, key=lambda fragment: fragment.first) - 1
-        return index, frame - self.fragments[index].first
 
     @property
     def bases(self) -> int:

@@ -10,10 +10,11 @@ from ..errors import ClipError
 from ..render.splats import PackedSplats, Splats
 from . import codebook, kplanes, predictive, residual
 from .chunk import Chunk, encode_chunk
+from .clip import fragment_of
 from .decode import decode_packed
 from .field_points import encode_field_points
-from .fragment import EncodedField, FieldCodec, FieldFragment
-from .fragment_cache import FragmentCache
+from .fragment import EncodedField, FieldCodec
+from .fragment_cache import DecodedFragments
 from .predictive import STATIC_STEPS, Steps, decode_predictive, encode_predictive
 from .quantize import Precision
 
@@ -71,30 +72,23 @@ class FieldPoints:
     def encode(self, splats: Splats, where: str, *, static: bool = False, frame: int = 0) -> Chunk:
         if static:
             return encode_predictive(splats, self.static_steps, where)
-        fields, first = self._fragments, 0
-        for index, fragment in enumerate(self.shared.fragments):
-            if frame < first + fragment.frames:
-                decoded = fields.get(index)
-                steps = self.frame_steps[frame] if self.frame_steps else self.steps
-                return encode_field_points(
-                    splats, decoded, frame - first, steps, where, own_radius=self.own_radius
-                )
-            first += fragment.frames
-        raise ClipError(f"no field has this frame, only {first} before it", where=where)
+        known = self.shared.frames
+        if frame >= known:
+            raise ClipError(f"no field has this frame, only {known} before it", where=where)
+        index, step = fragment_of(self.shared.table, frame)
+        steps = self.frame_steps[frame] if self.frame_steps else self.steps
+        field = self._decoded.get(index)
+        return encode_field_points(splats, field, step, steps, where, own_radius=self.own_radius)
 
     @cached_property
-    def _fragments(self) -> FragmentCache[FieldFragment]:
-        codec = FIELD_CODECS[self.name]
-        members = self.shared
-
-        def decode(index: int) -> FieldFragment:
-            fragment = members.fragments[index]
-            base = None
-            if fragment.base is not None and codec.base is not None:
-                base = codec.base(members.bases[fragment.base].data, f"base {fragment.base}")
-            return codec.fragment(fragment.member.data, base, f"fragment {index}")
-
-        return FragmentCache(decode)
+    def _decoded(self) -> DecodedFragments:
+        fragments, bases = self.shared.fragments, self.shared.bases
+        return DecodedFragments(
+            FIELD_CODECS[self.name],
+            lambda index: (fragments[index].member.data, f"fragment {index}"),
+            lambda number: (bases[number].data, f"base {number}"),
+            lambda index: fragments[index].base,
+        )
 
     def scaled(self, factor: float) -> FieldPoints:
         """The steps of positions, colours and static points longer by a factor."""

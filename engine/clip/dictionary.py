@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..render.splats import SH_COUNTS
+from .fragment import RADIUS_LIMITS
 
-#: A point's radius stays inside this multiple of the point spacing, as in `model.points`.
-RADIUS_LIMITS = (0.25, 4.0)
 #: What an integer of the network is worth, and by default one of the coefficients and of the basis.
 WEIGHT_STEP, COEFFICIENT_STEP, BASIS_STEP = 1 / 64, 1 / 8, 1 / 16
 

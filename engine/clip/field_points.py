@@ -8,16 +8,24 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ClipError
-from ..render.splats import SH_COUNTS, PackedSplats, Quantized, Splats
+from ..render.splats import SH_COUNTS, PackedSplats, Splats
 from .chunk import Chunk, visible
 from .clip import DAMAGED_HINT, MAX_MAGNITUDE, MAX_POINTS
 from .decode import shared
 from .envelope import unwrap, wrap
 from .fields import Fields
 from .fragment import FieldFragment
-from .lattice import Grid, Lattice, grid_positions, read_place, read_scale, rounded_step, scale_ends
+from .lattice import (
+    Grid,
+    Lattice,
+    grid_positions,
+    plain_positions,
+    read_place,
+    read_scale,
+    scale_ends,
+)
 from .point_codec import MAX_CELL_BITS, Component, decode_points, encode_points
-from .predictive import Steps
+from .predictive import Steps, position_step
 from .quantize import SH_PEAK
 
 MAGIC = b"P4DF"
@@ -48,10 +56,9 @@ def encode_field_points(
     splats = visible(splats, where)
     count = len(splats)
     if count == 0:
-        return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {}, {})
-    grid = Grid.of(splats.position, rounded_step(steps.position * float(np.median(splats.radius))))
-    position = _plain(grid_positions(grid.codes, grid.bits, np.array(grid.header)))
-    radius, density, sh = checked(field, step, position, where)
+        return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {})
+    grid = Grid.of(splats.position, position_step(splats, steps))
+    radius, density, sh = checked(field, step, grid.positions, where)
     wanted = splats.sh[grid.order, 0].astype(np.float64) - sh[:, 0]
     color = Lattice.of(wanted.T, steps.color / SH_PEAK[0])
     header = {
@@ -71,8 +78,14 @@ def encode_field_points(
         _read_factors(Fields(header, where))
         rows, components = np.concatenate([rows, factors.codes]), (*_COMPONENTS, _RADIUS)
     stream = encode_points(grid.codes, rows, grid.bits, components)
-    positions = len(encode_points(grid.codes, rows[:0], grid.bits, ()))
-    radii = len(stream) - len(encode_points(grid.codes, rows[:3], grid.bits, _COMPONENTS))
+
+    def shares() -> dict[str, int]:
+        """What is missing without the parts of the stream after an attribute."""
+        positions = len(encode_points(grid.codes, rows[:0], grid.bits, ()))
+        radii = len(stream) - len(encode_points(grid.codes, rows[:3], grid.bits, _COMPONENTS))
+        colors = len(stream) - positions - radii
+        return {"position": positions, "radius": radii, "density": 0, "sh": colors}
+
     sh = sh.copy()
     sh[:, 0] += wanted
     return Chunk(
@@ -80,12 +93,7 @@ def encode_field_points(
         points=count,
         sh_degree=SH_COUNTS.index(sh.shape[1]),
         bounds=grid.bounds,
-        nbytes={
-            "position": positions,
-            "radius": radii,
-            "density": 0,
-            "sh": len(stream) - positions - radii,
-        },
+        shares=shares,
         ranges={
             "position": (float(grid.bounds.min()), float(grid.bounds.max())),
             "radius": (float(radius.min()), float(radius.max())),
@@ -117,7 +125,7 @@ def decode_field_points(
     if rows[:3].max() > levels or (factors is not None and rows[3].max() > factors[2]):
         raise ClipError("a code is beyond its scale", where=where, hint=DAMAGED_HINT)
     position = grid_positions(codes, bits, place)
-    radius, density, known = checked(field, step, _plain(position), where)
+    radius, density, known = checked(field, step, plain_positions(position), where)
     count = SH_COUNTS[sh_degree]
     if known.shape[1] > count:
         raise ClipError(
@@ -154,7 +162,3 @@ def checked(field: FieldFragment, step: int, position: np.ndarray, where: str):
     if not good:
         raise ClipError("the field gives no points", where=where, hint=DAMAGED_HINT)
     return radius, density, sh
-
-
-def _plain(position: Quantized | np.ndarray) -> np.ndarray:
-    return position.positions() if isinstance(position, Quantized) else position

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
 
+from .clip import ClipFragment
+
+#: A point's radius stays inside this multiple of the point spacing.
+RADIUS_LIMITS = (0.25, 4.0)
 #: Radius (N,), density (N,) and SH coefficients (N, B, 3) of points, float32.
 Evaluated = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -75,3 +81,12 @@ class EncodedField:
     @property
     def frames(self) -> int:
         return sum(fragment.frames for fragment in self.fragments)
+
+    @cached_property
+    def table(self) -> tuple[ClipFragment, ...]:
+        """What the clip's head says of the fragments."""
+        firsts = accumulate((fragment.frames for fragment in self.fragments), initial=0)
+        return tuple(
+            ClipFragment(first, fragment.frames, fragment.base)
+            for first, fragment in zip(firsts, self.fragments, strict=False)
+        )

@@ -1,4 +1,4 @@
-"""The fragments of an open clip that were used last, for any thread."""
+"""The fragments of a clip that were used last, for any thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from .fragment import FieldCodec, FieldFragment
+
 T = TypeVar("T")
+#: (number of a member) -> its data, and where that is.
+Member = Callable[[int], tuple[bytes, str]]
 
 
 class FragmentCache(Generic[T]):
@@ -45,3 +49,36 @@ class FragmentCache(Generic[T]):
     def clear(self) -> None:
         with self._lock:
             self._known.clear()
+
+
+class DecodedFragments:
+    """The fields of a clip, decoded when they are asked for.
+
+    fragment, base: read members. base_of: (number of a fragment) -> that of its base, or None.
+    """
+
+    def __init__(
+        self,
+        codec: FieldCodec,
+        fragment: Member,
+        base: Member,
+        base_of: Callable[[int], int | None],
+    ) -> None:
+        self._codec, self._base_of = codec, base_of
+        self._read_fragment = fragment
+        self._fragments = FragmentCache(self._decode)
+        self._bases = FragmentCache(lambda number: codec.base(*base(number)))
+
+    def get(self, index: int) -> FieldFragment:
+        """The field of fragment `index`. Raises ClipError."""
+        return self._fragments.get(index)
+
+    def clear(self) -> None:
+        self._fragments.clear()
+        self._bases.clear()
+
+    def _decode(self, index: int) -> FieldFragment:
+        number = self._base_of(index)
+        known = number is not None and self._codec.base is not None
+        data, where = self._read_fragment(index)
+        return self._codec.fragment(data, self._bases.get(number) if known else None, where)

@@ -87,6 +87,11 @@ class Grid:
         return [self.step, *(int(value) for value in self.origin)]
 
     @property
+    def positions(self) -> np.ndarray:
+        """(N, 3) float32, as they are decoded, in this order."""
+        return plain_positions(grid_positions(self.codes, self.bits, np.array(self.header)))
+
+    @property
     def bounds(self) -> np.ndarray:
         """(2, 3) of the positions that are decoded."""
         edges = (self.origin, self.origin + self.cells.max(axis=0))
@@ -112,6 +117,11 @@ def grid_positions(codes: np.ndarray, bits: int, place: np.ndarray) -> Quantized
     if not narrow:
         return shared(dequantize_position(cells, low, high, step))
     return Quantized(shared(cells.T), low=low, high=high, step=np.full(3, step))
+
+
+def plain_positions(position: Quantized | np.ndarray) -> np.ndarray:
+    """(N, 3) float32 of what `grid_positions` gives."""
+    return position.positions() if isinstance(position, Quantized) else position
 
 
 def read_scale(header: Fields, key: str) -> tuple[float, ...]:

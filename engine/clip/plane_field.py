@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .fragment import Evaluated
+from .fragment import RADIUS_LIMITS, Evaluated
 
 #: Space plane and the time plane that completes it, as indices into (x, y, z, t).
 PLANE_PAIRS = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3)))
-#: Radii are LOW + (HIGH - LOW) sigmoid, in point spacings; SH coefficients SHADING tanh.
-RADIUS_LOW, RADIUS_HIGH, SHADING = 0.25, 4.0, 0.25
+#: SH coefficients are so many tanh: a head's unit output should not be worth a full swing of colour
+#: (4K4D damps by as much).
+SHADING = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,8 @@ class PlaneField:
         hidden += first_bias
         output = np.maximum(hidden, 0, out=hidden) @ second.T
         output += second_bias
-        radius = RADIUS_LOW + (RADIUS_HIGH - RADIUS_LOW) * _sigmoid(output[:, 0] + self.start[0])
+        low, high = RADIUS_LIMITS
+        radius = low + (high - low) * _sigmoid(output[:, 0] + self.start[0])
         density = np.maximum(_sigmoid(output[:, 1] + self.start[1]), np.float32(1e-7))
         sh = SHADING * np.tanh(output[:, 2:])
         radius = np.maximum(radius * self.spacing, np.float32(1e-30))

@@ -6,20 +6,17 @@ Decoded integers are the same on every machine (`cuda/cpu/point_codec.cpp` has t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import byref, c_void_p, string_at
+from ctypes import byref, c_void_p
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ClipError
 from ..render.core_library import CComponent, check, library
-from .clip import DAMAGED_HINT
+from .core_stream import check_decoded, taken
 
 MAX_CODE = (1 << 24) - 1
 MAX_COMPONENTS = 64
 MAX_CELL_BITS = 21
-#: Return codes of the core (peel4d.h).
-_OUT_OF_MEMORY, _DAMAGED = 2, 5
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,9 @@ def encode_points(
     codes = np.ascontiguousarray(codes, dtype=np.int32)
     if codes.shape != (len(components), len(morton)):
         raise ValueError(f"codes {codes.shape} for {len(components)} components")
-    core, stream = library(), c_void_p()
+    stream = c_void_p()
     check(
-        core.peel4d_encode_points(
+        library().peel4d_encode_points(
             morton.ctypes.data,
             len(morton),
             bits,
@@ -56,10 +53,7 @@ def encode_points(
             byref(stream),
         )
     )
-    try:
-        return string_at(core.peel4d_stream_data(stream), core.peel4d_stream_bytes(stream))
-    finally:
-        core.peel4d_stream_free(stream)
+    return taken(stream)
 
 
 def decode_points(
@@ -82,11 +76,7 @@ def decode_points(
         morton.ctypes.data,
         codes.ctypes.data,
     )
-    if result == _DAMAGED:
-        raise ClipError("the coded points are damaged", where=where, hint=DAMAGED_HINT)
-    if result == _OUT_OF_MEMORY:
-        raise MemoryError
-    check(result)
+    check_decoded(result, "points", where)
     return morton, codes
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def encode_predictive(
     splats = visible(splats, where)
     count = len(splats)
     if count == 0:
-        return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {}, {})
+        return Chunk(wrap(MAGIC, {"points": 0}, []), 0, 0, None, {})
     grid = Grid.of(
         splats.position, position_step(splats, steps) if cell is None else rounded_step(cell)
     )
@@ -126,7 +127,7 @@ def encode_predictive(
         points=count,
         sh_degree=splats.sh_degree,
         bounds=bounds,
-        nbytes=_shares(codes, rows, bits, components, len(stream)),
+        shares=partial(_shares, codes, rows, bits, components, len(stream)),
         ranges={
             "position": (float(bounds.min()), float(bounds.max())),
             "radius": (float(splats.radius.min()), float(splats.radius.max())),

@@ -6,7 +6,7 @@ import operator
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from .clip import (
     ClipInfo,
     base_member,
     fragment_member,
+    fragment_of,
     frame_member,
 )
 from .codecs import DECODERS, FIELD_CODECS
 from .field_points import decode_field_points
-from .fragment import FieldFragment
-from .fragment_cache import FragmentCache
+from .fragment_cache import DecodedFragments
 from .predictive import decode_predictive
 from .schema import decode_info
 
@@ -57,8 +57,6 @@ class ClipReader:
         # Oldest request first; whatever is decoded leaves it for the cache.
         self._pending: dict[int, Future[PackedSplats]] = {}
         self._executor: ThreadPoolExecutor | None = None
-        self._fragments = FragmentCache(self._decode_fragment)
-        self._bases = FragmentCache(self._decode_base)
         self._static: PackedSplats | None = None
         self._static_lock = threading.Lock()
         try:
@@ -66,6 +64,7 @@ class ClipReader:
         except BaseException:
             self._archive.close()
             raise
+        self._fields = self._decoded_fields()
 
     def __enter__(self) -> ClipReader:
         return self
@@ -80,8 +79,8 @@ class ClipReader:
             executor, self._executor = self._executor, None
             self._cache.clear()
             self._static = None
-        self._fragments.clear()
-        self._bases.clear()
+        if self._fields is not None:
+            self._fields.clear()
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
         self._archive.close()
@@ -209,24 +208,27 @@ class ClipReader:
                 return DECODERS[info.codec](data, points, info.sh_degree, where)
             if frame is None:
                 return decode_predictive(data, points, info.sh_degree, where)
-            index, step = info.fragment_of(frame)
-            field = self._fragments.get(index)
+            index, step = fragment_of(info.fragments, frame)
+            field = self._fields.get(index)
             return decode_field_points(data, field, step, points, info.sh_degree, where)
         except MemoryError as error:
             raise ClipError(f"not enough memory for {points} points", where=where) from error
 
-    def _decode_fragment(self, index: int) -> FieldFragment:
-        name = fragment_member(index)
-        where = self._archive.where(name)
-        number = self.info.fragments[index].base
-        codec = FIELD_CODECS[self.info.codec]
-        base = None if number is None or codec.base is None else self._bases.get(number)
-        return codec.fragment(self._archive.read(name), base, where)
+    def _decoded_fields(self) -> DecodedFragments | None:
+        """Of a clip whose frames share fields."""
+        fragments, archive = self.info.fragments, self._archive
+        if not fragments:
+            return None
 
-    def _decode_base(self, index: int) -> object:
-        name = base_member(index)
-        decode = FIELD_CODECS[self.info.codec].base
-        return decode(self._archive.read(name), self._archive.where(name))
+        def member(name: Callable[[int], str]) -> Callable[[int], tuple[bytes, str]]:
+            return lambda index: (archive.read(name(index)), archive.where(name(index)))
+
+        return DecodedFragments(
+            FIELD_CODECS[self.info.codec],
+            member(fragment_member),
+            member(base_member),
+            lambda index: fragments[index].base,
+        )
 
     def _checked(self, index: int) -> int:
         if self._closed:

@@ -7,13 +7,14 @@ are integers, so every machine writes and reads the same bytes (`cuda/cpu/symbol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import byref, c_void_p, string_at
+from ctypes import byref, c_void_p
 
 import numpy as np
 
 from ..errors import ClipError
 from ..render.core_library import check, library
 from .clip import DAMAGED_HINT
+from .core_stream import INVALID_ARGUMENT, check_decoded, taken
 
 MAX_TABLE_BITS = 16
 MAX_TABLES = 1 << 16
@@ -21,8 +22,6 @@ MAX_TABLE_SYMBOLS = 1 << MAX_TABLE_BITS
 MAX_TABLE_ENTRIES = 1 << 22
 #: Tables sum to 2^TABLE_BITS where nothing else is asked for.
 TABLE_BITS = 14
-#: Return codes of the core (peel4d.h).
-_OUT_OF_MEMORY, _DAMAGED = 2, 5
 
 
 def frequency_table(counts: np.ndarray, bits: int = TABLE_BITS) -> np.ndarray:
@@ -63,8 +62,8 @@ def encode_symbols(
     symbols = np.ascontiguousarray(symbols, dtype=np.int32)
     chosen = _chosen(table_of_symbol, len(symbols))
     flat, sizes, bits = _flat(tables)
-    core, stream = library(), c_void_p()
-    result = core.peel4d_encode_symbols(
+    stream = c_void_p()
+    result = library().peel4d_encode_symbols(
         symbols.ctypes.data,
         None if chosen is None else chosen.ctypes.data,
         len(symbols),
@@ -74,13 +73,10 @@ def encode_symbols(
         bits,
         byref(stream),
     )
-    if result == 1:
+    if result == INVALID_ARGUMENT:
         raise ValueError("a symbol that its table does not have, or tables that are none")
     check(result)
-    try:
-        return string_at(core.peel4d_stream_data(stream), core.peel4d_stream_bytes(stream))
-    finally:
-        core.peel4d_stream_free(stream)
+    return taken(stream)
 
 
 def decode_symbols(
@@ -113,11 +109,7 @@ def decode_symbols(
         bits,
         symbols.ctypes.data,
     )
-    if result == _DAMAGED:
-        raise ClipError("the coded symbols are damaged", where=where, hint=DAMAGED_HINT)
-    if result == _OUT_OF_MEMORY:
-        raise MemoryError
-    check(result)
+    check_decoded(result, "symbols", where)
     return symbols
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +25,6 @@ from .clip import (
     STATIC_MEMBER,
     ClipAttribute,
     ClipCamera,
-    ClipFragment,
     ClipInfo,
     base_member,
     fragment_member,
@@ -73,10 +71,10 @@ def write_clip(
     """
     path = Path(path)
     head = _Head(path, encoder, fps, tuple(cameras), settings, provenance or {}, first_frame, up)
-    few = [0] * (encoder.shared.frames if encoder.shared else 1)
+    shared = encoder.shared
+    few = [0] * (shared.frames if shared else 1)
     head.document(_Totals(path, few))  # a bad argument shows before hours of frames, not after
     total = _Totals(path, [])
-    shared = encoder.shared
     try:
         with atomic_writer(path) as file, zipfile.ZipFile(file, "w") as archive:
             for number, member in enumerate(shared.bases if shared else ()):
@@ -173,14 +171,6 @@ class _Totals:
                     yield ClipAttribute(name, "float32", count, scope, low, high, int(nbytes))
 
 
-def _fragment_table(shared: EncodedField) -> tuple[ClipFragment, ...]:
-    firsts = accumulate((fragment.frames for fragment in shared.fragments), initial=0)
-    return tuple(
-        ClipFragment(first, fragment.frames, fragment.base)
-        for first, fragment in zip(firsts, shared.fragments, strict=False)
-    )
-
-
 def _shared_rows(shared: EncodedField) -> Iterator[ClipAttribute]:
     """What the components of fields take, all fragments and bases together."""
     sizes: dict[str, int] = {}
@@ -235,7 +225,7 @@ class _Head:
             cameras=self.cameras,
             attributes=(*total.attributes(), *(_shared_rows(shared) if shared else ())),
             provenance=dict(self.provenance),
-            fragments=_fragment_table(shared) if shared else (),
+            fragments=shared.table if shared else (),
         )
         document = encode_info(info, str(self.path))
         decode_info(document, str(self.path))

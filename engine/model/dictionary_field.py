@@ -12,15 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..clip.dictionary import (
-    WEIGHT_STEP,
-    FieldLayout,
-    FieldState,
-    Grid,
-)
-
-#: Integers of grids and of the network stay inside what the stream can say.
-MAX_SYMBOL, MAX_WEIGHT = 31, 127
+from ..clip.dictionary import WEIGHT_STEP, FieldLayout, FieldState, Grid
+from ..clip.residual import MAX_DIFFERENCE, MAX_WEIGHT
 
 
 class FieldSample:
@@ -89,7 +82,9 @@ class DictionaryField(torch.nn.Module):
     def forward(self, sample: FieldSample) -> torch.Tensor:
         """Outputs of the network (N, outputs) at the sampled positions."""
         values = [
-            Interpolate.apply(self._base(index) + self._rounded(difference, MAX_SYMBOL), *matrices)
+            Interpolate.apply(
+                self._base(index) + self._rounded(difference, MAX_DIFFERENCE), *matrices
+            )
             for index, (difference, matrices) in enumerate(
                 zip(self.differences, sample.matrices, strict=True)
             )
@@ -112,7 +107,7 @@ class DictionaryField(torch.nn.Module):
             if noise:
                 value = value + torch.rand_like(value) - 0.5
             else:
-                value = value.round().clamp(-MAX_SYMBOL, MAX_SYMBOL)
+                value = value.round().clamp(-MAX_DIFFERENCE, MAX_DIFFERENCE)
             total = total + laplace_bits(value, scale).sum()
         return total
 
@@ -124,7 +119,7 @@ class DictionaryField(torch.nn.Module):
     def integers(self) -> list[np.ndarray]:
         """The rounded differences, of the coefficients first."""
         return [
-            difference.round().clamp(-MAX_SYMBOL, MAX_SYMBOL).cpu().numpy().astype(np.int16)
+            difference.round().clamp(-MAX_DIFFERENCE, MAX_DIFFERENCE).cpu().numpy().astype(np.int16)
             for difference in self.differences
         ]
 

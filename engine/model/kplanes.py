@@ -11,11 +11,9 @@ import math
 import numpy as np
 import torch
 
+from ..clip.plane_field import PLANE_PAIRS, SHADING
 from ..render.splats import SH_C0
 from .points import PointTensors, bounded_radius, logit, raw_radius
-
-#: Space plane and the time plane that completes it, as indices into (x, y, z, t).
-PLANE_PAIRS = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3)))
 
 
 class KPlanes(torch.nn.Module):
@@ -157,8 +155,7 @@ class FieldPoints(torch.nn.Module):
         time = step / max(1, self.time_steps - 1)
         output = self.heads(self.field(position, time))
         sh = output[:, 2:].view(-1, self.sh_count, 3)
-        # A head's unit output should not be worth a full swing of colour: 4K4D damps by 0.25.
-        sh = 0.25 * torch.tanh(sh)
+        sh = SHADING * torch.tanh(sh)
         sh = torch.cat([sh[:, :1] + self.colors[step][:, None], sh[:, 1:]], dim=1)
         return PointTensors(
             position,

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..clip.fragment import RADIUS_LIMITS
 from ..geometry.filters import nearest_neighbours
 from ..render.splats import SH_C0, SH_COUNTS, Splats
 
-#: A point's radius stays inside this multiple of the point spacing.
-RADIUS_LIMITS = (0.25, 4.0)
 #: Neighbours that a point is compared with by `ExplicitPoints.roughness`.
 _NEIGHBOURS = 4
 

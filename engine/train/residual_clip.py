@@ -12,9 +12,9 @@ import torch
 from ..capture.detect import open_capture
 from ..clip.codecs import FieldPoints
 from ..clip.fragment import EncodedField, EncodedFragment
-from ..clip.lattice import Grid, grid_positions, rounded_step
+from ..clip.lattice import Grid
 from ..clip.pack import Packed
-from ..clip.predictive import Steps
+from ..clip.predictive import Steps, position_step
 from ..clip.quantize import SH_PEAK
 from ..clip.reader import ClipReader
 from ..clip.residual import NAME, encode_residual
@@ -173,17 +173,12 @@ def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFram
         splats = splats.select(~least_important(share, settings.prune))
     if len(splats) == 0:
         raise ReconstructionError(f"no camera sees a point of frame {label}")
-    grid = Grid.of(
-        splats.position, rounded_step(settings.position * float(np.median(splats.radius)))
-    )
-    position = grid_positions(grid.codes, grid.bits, np.array(grid.header))
-    if not isinstance(position, np.ndarray):
-        position = position.positions()
+    grid = Grid.of(splats.position, position_step(splats, Steps(position=settings.position)))
     splats = splats.select(grid.order)
     weight = importance(splats, cameras, PeelSettings())
     first = np.flatnonzero(np.diff(grid.codes, prepend=grid.codes[:1] + np.uint64(1)))
     splats, weight = merged(splats, weight, first)
-    splats = Splats(position[first], splats.radius, splats.density, splats.sh)
+    splats = Splats(grid.positions[first], splats.radius, splats.density, splats.sh)
     cells = grid.cells[first].astype(np.int64)
     weight = np.minimum(weight / max(weight.mean(), 1e-300), _MOST_IMPORTANT)
     views = tuple(run.images.usable(frame, run.views))

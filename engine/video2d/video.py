@@ -6,9 +6,7 @@ The format is specified in docs/video-format.md.
 from __future__ import annotations
 
 import json
-import threading
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from ..atomic import atomic_writer
 from ..clip.archive import VIDEO, ArchiveReader
 from ..clip.clip import DAMAGED_HINT
 from ..clip.fields import parse_object
+from ..clip.fragment_cache import FragmentCache
 from ..errors import ClipError
 from .gaussians import Window, draw
 from .gop import MAX_FRAMES, MAX_GAUSSIANS, Gop
@@ -143,9 +142,7 @@ class VideoReader:
             self._archive.close()
             raise
         self._first = np.cumsum([0, *(frames for frames, _ in self.info.gops)])
-        self._limit = cached_gops
-        self._cache: OrderedDict[int, Gop] = OrderedDict()
-        self._lock = threading.Lock()
+        self._gops = FragmentCache(self._decoded, cached_gops)
 
     @property
     def nbytes(self) -> int:
@@ -156,10 +153,9 @@ class VideoReader:
 
     def gop(self, index: int) -> Gop:
         """A group of pictures. Raises ClipError when it is damaged or not what the head says."""
-        with self._lock:
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return self._cache[index]
+        return self._gops.get(index)
+
+    def _decoded(self, index: int) -> Gop:
         where = self._archive.where(gop_member(index))
         gop = decode_gop(self._archive.read(gop_member(index)), where)
         frames, count = self.info.gops[index]
@@ -170,10 +166,6 @@ class VideoReader:
             self.info.height,
         ):
             raise ClipError("the group is not what the head says", where=where, hint=DAMAGED_HINT)
-        with self._lock:
-            self._cache[index] = gop
-            while len(self._cache) > self._limit:
-                self._cache.popitem(last=False)
         return gop
 
     def frame(
