@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..clip.pack import CODECS, Fitter, Packed, PackSettings, pack
+from ..clip.schema import FIELD_CODECS
 from ..errors import ClipError
 from ..progress import ProgressCallback
 from .arguments import parse_memory, positive_float, positive_int
@@ -15,8 +16,6 @@ from .console import progress_reporter
 from .reconstruct import add_machine
 
 _DEFAULTS = PackSettings()
-#: Codecs that need torch and the reconstruction (engine/train/pack_fields.py).
-FIELD_CODECS = ("codebook", "kplanes", "residual")
 #: Rate points of --codec residual (engine/train/residual_settings.py).
 RATE_POINTS = ("high", "standard", "small", "smallest")
 _TUNING = 300
@@ -98,7 +97,6 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--prune",
         type=_not_negative,
-        default=_DEFAULTS.prune,
         metavar="SHARE",
         help="leave out the points that together make less than this share of the cameras' "
         "pictures, because they lie inside or are next to transparent "
@@ -119,13 +117,13 @@ def run(options: argparse.Namespace) -> int:
     settings = PackSettings(
         codec=options.codec,
         coarseness=options.coarseness,
-        prune=options.prune,
+        prune=_DEFAULTS.prune if options.prune is None else options.prune,
         target_bytes=options.target_size,
         target_psnr=options.target_psnr,
     )
     with progress_reporter(json_lines=False) as progress:
         if options.codec in FIELD_CODECS:
-            packed = _pack_fields(options, progress)
+            packed = _pack_fields(options, settings, progress)
         else:
             fitter = None if options.capture is None else _fitter(options, progress)
             packed = pack(
@@ -163,13 +161,18 @@ def _fitter(options: argparse.Namespace, progress: ProgressCallback) -> Fitter:
     # torch takes seconds to import, and packing alone does without.
     from ..train.refit import Refit
 
-    memory = {} if options.max_memory is None else {"max_memory": options.max_memory}
     return Refit(
-        options.source, options.capture, device=options.device, progress=progress, **memory
+        options.source,
+        options.capture,
+        max_memory=options.max_memory,
+        device=options.device,
+        progress=progress,
     )
 
 
-def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Packed:
+def _pack_fields(
+    options: argparse.Namespace, common: PackSettings, progress: ProgressCallback
+) -> Packed:
     from ..worker.run import explained, needs
 
     if options.target_size is not None or options.target_psnr is not None:
@@ -189,7 +192,7 @@ def _pack_fields(options: argparse.Namespace, progress: ProgressCallback) -> Pac
             from ..train.pack_fields import FieldPackSettings, pack_fields
 
             settings = FieldPackSettings(
-                codec=options.codec, coarseness=options.coarseness or 1.0, prune=options.prune
+                codec=common.codec, coarseness=common.coarseness or 1.0, prune=common.prune
             )
             if options.tuning is not None:
                 steps = {"tuning": options.tuning, "dynamic_steps": 2 * options.tuning // 3}
@@ -215,7 +218,7 @@ def _pack_residual(options: argparse.Namespace, progress: ProgressCallback) -> P
     settings = replace(
         PRESETS[options.rate_point].scaled(options.coarseness or 1.0), gop=options.gop
     )
-    if options.prune != _DEFAULTS.prune:
+    if options.prune is not None:
         settings = replace(settings, prune=options.prune)
     return pack_residual(
         options.source, options.output, settings, capture=options.capture, progress=progress

@@ -6,11 +6,11 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from ..progress import Progress, ProgressCallback, silent
 from ..render.backend import Instance, render_scene
 from ..render.camera import Camera
 from ..render.core import IDENTITY
-from ..render.importance import contribution, least_important
+from ..render.importance import worth_keeping
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .clip import ClipInfo
@@ -112,10 +112,7 @@ def pack(
     source, output = Path(source), Path(output)
     if source.is_dir():
         source = source / "clip.p4d"
-    if output.exists() and source.exists() and output.samefile(source):
-        raise ClipError(
-            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
-        )
+    refuse_own_source(source, output)
     with ClipReader(source, cache_frames=1) as reader:
         job = _Job(reader, settings, fitter)
         target, budget = settings.target_bytes, settings.target_bytes
@@ -133,6 +130,43 @@ def pack(
         finally:
             if trial != output:
                 trial.unlink(missing_ok=True)
+
+
+def refuse_own_source(source: Path, output: Path) -> None:
+    """Raises ClipError where a packed clip would be written over what it is made from."""
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ClipError(
+            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
+        )
+
+
+def write_packed(
+    output: Path,
+    frames: Iterable[Splats],
+    info: ClipInfo,
+    *,
+    static: Splats | None,
+    encoder: Encoder,
+    packed: Mapping[str, object],
+    first_frame: int | None = None,
+) -> ClipInfo:
+    """Write frames as a clip that is like another one, of the head `info`, in all else.
+
+    packed: how, for the provenance. first_frame: label, that of `info` by default. Raises ClipError
+    and what `frames` raises.
+    """
+    return write_clip(
+        output,
+        frames,
+        fps=info.fps,
+        cameras=info.cameras,
+        settings=info.settings,
+        provenance={**info.provenance, "packed": dict(packed)},
+        first_frame=info.first_frame if first_frame is None else first_frame,
+        up=info.up,
+        static=static,
+        encoder=encoder,
+    )
 
 
 class _Job:
@@ -188,25 +222,18 @@ class _Job:
                     yield splats
 
         with closing(frames()) as source:
-            written = write_clip(
+            written = write_packed(
                 output,
                 source,
-                fps=info.fps,
-                cameras=info.cameras,
-                settings=info.settings,
-                provenance={
-                    **info.provenance,
-                    "packed": {
-                        "codec": settings.codec,
-                        "coarseness": coarseness,
-                        "prune": settings.prune,
-                        "fitted": self.fitter is not None,
-                    },
-                },
-                first_frame=info.first_frame,
-                up=info.up,
+                info,
                 static=static,
                 encoder=encoder,
+                packed={
+                    "codec": settings.codec,
+                    "coarseness": coarseness,
+                    "prune": settings.prune,
+                    "fitted": self.fitter is not None,
+                },
             )
         return Packed(
             written,
@@ -235,7 +262,7 @@ class _Job:
         # Points are fitted on the grid that they are coded on, and may change their radii there.
         cells = [
             position_step(splats, own) if splats is not None and len(splats) else None
-            for splats, own in ((self._typical(), steps), (self.static(), static_steps))
+            for splats, own in ((self._typical, steps), (self.static(), static_steps))
         ]
         return Predictive(*cells, steps, static_steps)
 
@@ -250,6 +277,7 @@ class _Job:
         share = info.static_points / max(sum(info.points), 1)
         return float(np.clip(math.sqrt(_STATIC_BALANCE * share), _STATIC_FINEST, 1.0))
 
+    @cached_property
     def _typical(self) -> Splats | None:
         """The points of the first frame that has any."""
         index = next((i for i, count in enumerate(self.reader.info.points) if count), None)
@@ -271,19 +299,15 @@ class _Job:
 
     def pruned(self, index: int) -> Splats:
         """The points of a frame that are worth keeping, without the static ones."""
-        return self._worth(self.reader.packed(index, static=False)[0].unpack())
+        splats = self.reader.packed(index, static=False)[0].unpack()
+        settings = self.reader.info.settings
+        return splats.select(worth_keeping(splats, self.cameras, settings, self.settings.prune))
 
     def static(self) -> Splats | None:
         if self._static is None and self.reader.info.static_points:
             # All of them: what no camera of the rig sees may be what a new one looks at.
             self._static = self.reader.packed(0)[1].unpack()
         return self._static
-
-    def _worth(self, splats: Splats) -> Splats:
-        if self.settings.prune <= 0 or not self.cameras:
-            return splats
-        share = contribution(splats, self.cameras, self.reader.info.settings)
-        return splats.select(~least_important(share, self.settings.prune))
 
     def search(self, budget: int | None, progress: ProgressCallback) -> float:
         """The coarseness that meets the target, or that of the settings. budget: of a file."""

@@ -64,3 +64,13 @@ def least_important(share: np.ndarray, dropped: float) -> np.ndarray:
     least = np.zeros(len(share), dtype=bool)
     least[order[np.cumsum(share[order]) < dropped]] = True
     return least
+
+
+def worth_keeping(
+    splats: Splats, cameras: Sequence[Camera], settings: PeelSettings, dropped: float
+) -> np.ndarray:
+    """Which points (N,) bool are more than the faintest that together make less than `dropped` of
+    the cameras' pictures. All of them for 0, and without cameras."""
+    if dropped <= 0 or not cameras:
+        return np.ones(len(splats), dtype=bool)
+    return ~least_important(contribution(splats, cameras, settings), dropped)

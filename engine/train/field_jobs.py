@@ -14,22 +14,20 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..capture.detect import open_capture
 from ..clip.codebook import Changes, decode_base, encode_base, encode_changes
 from ..clip.field_shape import shape_header
 from ..clip.fragment import Member
 from ..errors import PeelError
-from ..progress import Progress, ProgressCallback, silent
+from ..progress import Progress, ProgressCallback
 from .checkpoint import load_field
 from .codebook import CodebookSettings, build_base
+from .finished import open_finished
 from .plan import Folder, Plan
 from .plane_field import plane_field
-from .run import Run, open_run
-from .shared import shared_stage
+from .run import Run
 from .tune_codes import dynamic_codes, tune_base
-from .watch import UNWATCHED
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Footage:
 
     root: Path
     plan: Plan
-    max_memory: int
+    max_memory: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +96,8 @@ class ChangesJob:
 def opened(footage: Footage) -> Run:
     """The images of a reconstruction, ready to learn from. Raises PeelError."""
     plan = footage.plan
-    run = open_run(
-        plan,
-        Folder(footage.root),
-        open_capture(plan.capture, size=plan.size),
-        max_memory=footage.max_memory,
-        device=torch.device("cpu"),
-        progress=silent,
-        watch=UNWATCHED,
-    )
-    shared_stage(run, silent)
+    capture = open_capture(plan.capture, size=plan.size)
+    run = open_finished(plan, Folder(footage.root), capture, max_memory=footage.max_memory)
     run.color.requires_grad_(False)
     return run
 

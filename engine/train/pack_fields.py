@@ -19,19 +19,19 @@ from ..clip import codebook, kplanes
 from ..clip.clip import ClipInfo
 from ..clip.codecs import FieldPoints as FieldEncoder
 from ..clip.fragment import EncodedField, EncodedFragment
-from ..clip.pack import Packed, PackSettings
+from ..clip.pack import Packed, PackSettings, refuse_own_source, write_packed
 from ..clip.reader import ClipReader
-from ..clip.writer import write_clip
-from ..errors import CaptureError, ClipError, PeelError, ReconstructionError
+from ..errors import CaptureError, ClipError, PeelError
 from ..progress import Progress, ProgressCallback, silent
-from ..render.importance import contribution, importance, least_important
+from ..render.importance import importance, worth_keeping
 from ..render.splats import Splats
 from .checkpoint import load_field, load_splats, load_tensors, save_field
 from .codebook import CodebookSettings, texel_importance
 from .distill import distill
 from .field_jobs import BaseJob, ChangesJob, Footage, in_processes
+from .finished import finished_plan, missing
 from .frames import Unit
-from .plan import FRAGMENT_FRAMES, Folder, Plan, load_plan
+from .plan import FRAGMENT_FRAMES, Folder, Plan
 from .plane_field import plane_field
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def pack_fields(
     *,
     capture: Path | None = None,
     jobs: int = 1,
-    max_memory: int = 4 << 30,
+    max_memory: int | None = None,
     progress: ProgressCallback = silent,
 ) -> Packed:
     """Write the clip of a finished reconstruction with the codec "codebook" or "kplanes".
@@ -84,10 +84,7 @@ def pack_fields(
     """
     settings, output = settings or FieldPackSettings(), Path(output)
     clip = Folder(Path(directory)).clip
-    if output.exists() and clip.exists() and output.samefile(clip):
-        raise ClipError(
-            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
-        )
+    refuse_own_source(clip, output)
     packer = prepare_fields(
         directory, settings, capture=capture, jobs=jobs, max_memory=max_memory, progress=progress
     )
@@ -100,18 +97,14 @@ def prepare_fields(
     *,
     capture: Path | None = None,
     jobs: int = 1,
-    max_memory: int = 4 << 30,
+    max_memory: int | None = None,
     progress: ProgressCallback = silent,
 ) -> FieldPacker:
     """Encode all fields of a reconstruction, which takes long; arguments as of `pack_fields`."""
     if settings.codec not in CODECS:
         raise ClipError(f"no codec of fields called '{settings.codec}'", hint=" or ".join(CODECS))
     folder = Folder(Path(directory))
-    plan = load_plan(folder)
-    if not folder.clip.is_file():
-        raise ReconstructionError(
-            "the reconstruction is not finished", where=folder.root, hint="Go on with --resume"
-        )
+    plan = finished_plan(folder)
     with ClipReader(folder.clip) as reader:
         info, source_nbytes = reader.info, reader.total_nbytes
     cameras = [camera.camera() for camera in info.cameras if camera.train]
@@ -127,10 +120,7 @@ def prepare_fields(
             frames = []
             for label in unit:
                 splats = load_splats(folder.frame(label))
-                worth[label] = np.ones(len(splats), dtype=bool)
-                if settings.prune > 0 and cameras:
-                    share = contribution(splats, cameras, info.settings)
-                    worth[label] = ~least_important(share, settings.prune)
+                worth[label] = worth_keeping(splats, cameras, info.settings, settings.prune)
                 frames.append(splats.select(worth[label]))
             weights = [
                 importance(splats, cameras, info.settings) if cameras else np.ones(len(splats))
@@ -165,7 +155,7 @@ class FieldPacker:
         self, output: Path, coarseness: float = 1.0, progress: ProgressCallback = silent
     ) -> Packed:
         """The clip with these steps of positions, colours and static points. Raises PeelError."""
-        info, labels = self.info, self.plan.frames
+        labels = self.plan.frames
 
         def frames() -> Iterator[Splats]:
             for number, label in enumerate(labels):
@@ -174,25 +164,18 @@ class FieldPacker:
 
         background = self.folder.background
         static = load_splats(background) if background.is_file() else None
-        written = write_clip(
+        written = write_packed(
             output,
             frames(),
-            fps=info.fps,
-            cameras=info.cameras,
-            settings=info.settings,
-            provenance={
-                **info.provenance,
-                "packed": {
-                    "codec": self.settings.codec,
-                    "coarseness": coarseness,
-                    "prune": self.settings.prune,
-                    "tuned": self.tuned,
-                },
-            },
-            first_frame=info.first_frame,
-            up=info.up,
+            self.info,
             static=static,
             encoder=FieldEncoder(self.shared).scaled(coarseness),
+            packed={
+                "codec": self.settings.codec,
+                "coarseness": coarseness,
+                "prune": self.settings.prune,
+                "tuned": self.tuned,
+            },
         )
         every = sum(map(len, self.worth.values())) + written.static_points
         kept = sum(written.points) + written.static_points
@@ -205,17 +188,16 @@ class FieldPacker:
         )
 
 
-def _footage(folder: Folder, plan: Plan, capture: Path | None, max_memory: int) -> Footage | None:
+def _footage(
+    folder: Folder, plan: Plan, capture: Path | None, max_memory: int | None
+) -> Footage | None:
     """What codes are tuned with; None where the reconstruction's capture is gone."""
     where = Path(plan.capture) if capture is None else capture
     try:
         opened = open_capture(where, size=plan.size)
-        missing = [name for name in plan.views if name not in {v.name for v in opened.views}]
-        missing += [str(label) for label in plan.frames if label not in opened.frames]
-        if missing:
-            raise CaptureError(
-                f"it has no {missing[0]}, which the reconstruction was made from", where=where
-            )
+        problem = missing(plan, opened)
+        if problem:
+            raise CaptureError(f"{problem}, which was reconstructed", where=where)
     except PeelError as error:
         if capture is not None:
             raise

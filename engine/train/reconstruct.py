@@ -15,7 +15,7 @@ from ..progress import ProgressCallback, silent
 from .bake import bake
 from .frames import Unit, train_in_turn, units_left
 from .plan import Folder, Plan, fingerprint, load_plan, save_plan, unreadable
-from .run import Run, checked, open_run, training_device
+from .run import DEFAULT_MEMORY, Run, checked, open_run, training_device
 from .shared import shared_stage
 from .watch import UNWATCHED, Watch
 
@@ -31,7 +31,7 @@ def reconstruct(
     output: Path,
     *,
     resume: bool = False,
-    max_memory: int = 4 << 30,
+    max_memory: int = DEFAULT_MEMORY,
     device: str = "auto",
     time_budget: float = math.inf,
     progress: ProgressCallback = silent,

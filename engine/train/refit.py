@@ -22,11 +22,11 @@ from ..errors import ReconstructionError
 from ..model.lattice_points import LatticePoints
 from ..progress import ProgressCallback, silent
 from ..render.splats import Splats
+from .finished import finished_plan, missing, open_finished
 from .images import ImageSource, PlateImages
-from .plan import Folder, Plan, load_plan
-from .run import open_run, training_device
+from .plan import Folder, Plan
+from .run import training_device
 from .settings import TrainSettings
-from .shared import shared_stage
 from .trainer import Job, train
 from .watch import UNWATCHED, Watch
 
@@ -49,22 +49,16 @@ class Refit:
         directory: Path,
         capture: Path | None = None,
         *,
-        max_memory: int = 4 << 30,
+        max_memory: int | None = None,
         device: str = "auto",
         progress: ProgressCallback = silent,
         watch: Watch = UNWATCHED,
     ):
         folder = Folder(Path(directory))
-        plan = load_plan(folder)
-        if capture is not None:
-            plan = replace(plan, capture=str(Path(capture).resolve()))
-        if not folder.clip.is_file() or not folder.shared.is_file():
-            raise ReconstructionError(
-                "the reconstruction is not finished", where=folder.root, hint="Go on with --resume"
-            )
+        plan = finished_plan(folder, capture)
         opened = open_capture(plan.capture, size=plan.size)
         _check_same(opened, plan, folder)
-        self._run = open_run(
+        self._run = open_finished(
             plan,
             folder,
             opened,
@@ -73,7 +67,6 @@ class Refit:
             progress=progress,
             watch=watch,
         )
-        shared_stage(self._run, progress)
 
     def frame(self, index: int, splats: Splats, steps: Steps, cell: float) -> Splats:
         run = self._run
@@ -114,15 +107,8 @@ def _check_same(capture: Capture, plan: Plan, folder: Folder) -> None:
 
     Its files may have been copied, so their times say nothing; the cameras do.
     """
-    names = {view.name for view in capture.views}
-    missing = sorted({*plan.views, *plan.test_views} - names)
-    gone = sorted(set(plan.frames) - set(capture.frames))
-    problem = None
-    if missing:
-        problem = f"it has no view '{missing[0]}'"
-    elif gone:
-        problem = f"it has no frame {gone[0]}"
-    else:
+    problem = missing(plan, capture)
+    if problem is None:
         with ClipReader(folder.clip) as reader:
             for stored in reader.info.cameras:
                 camera = capture.camera(0, capture.view_index(stored.name))

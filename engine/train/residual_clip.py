@@ -7,30 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..capture.detect import open_capture
 from ..clip.codecs import FieldPoints
 from ..clip.fragment import EncodedField, EncodedFragment
 from ..clip.lattice import Grid
-from ..clip.pack import Packed
+from ..clip.pack import Packed, refuse_own_source, write_packed
 from ..clip.predictive import Steps, position_step
 from ..clip.quantize import SH_PEAK
 from ..clip.reader import ClipReader
 from ..clip.residual import NAME, encode_residual
-from ..clip.writer import write_clip
-from ..errors import CaptureError, ClipError, ReconstructionError
+from ..errors import CaptureError, ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
-from ..render.importance import contribution, importance, least_important
+from ..render.importance import importance, worth_keeping
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .checkpoint import load_splats
+from .finished import finished_plan, missing, open_finished
 from .plan import Folder, load_plan
 from .residual import SourceFrame, TrainedFragment, train_fragment
 from .residual_settings import ResidualSettings
-from .run import Run, open_run
-from .shared import shared_stage
-from .watch import UNWATCHED
+from .run import Run
 
 #: Most that one point counts, in means: a few that fill a picture would leave nothing to the rest.
 _MOST_IMPORTANT = 5.0
@@ -45,7 +42,7 @@ def pack_residual(
     *,
     capture: Path | None = None,
     frames: Sequence[int] | None = None,
-    max_memory: int = 4 << 30,
+    max_memory: int | None = None,
     progress: ProgressCallback = silent,
 ) -> Packed:
     """Write the clip of a reconstruction with fields that are trained on its capture.
@@ -55,10 +52,7 @@ def pack_residual(
     PeelError; an older `output` then stays as it was.
     """
     folder, output = Folder(Path(directory)), Path(output)
-    if output.exists() and folder.clip.exists() and output.samefile(folder.clip):
-        raise ClipError(
-            "a clip cannot be packed onto itself", where=output, hint="Choose another output"
-        )
+    refuse_own_source(folder.clip, output)
     run = open_source(folder, capture, frames, max_memory=max_memory, progress=progress)
     labels = run.plan.frames
     fragments: list[TrainedFragment] = []
@@ -87,24 +81,18 @@ def pack_residual(
         before = sum(info.points[every.index(label)] for label in labels)
         if info.static_points:
             static = reader.packed(0)[1].unpack()
-        written = write_clip(
+        written = write_packed(
             output,
             (
                 fragment.splats(step)
                 for fragment in fragments
                 for step in range(len(fragment.frames))
             ),
-            fps=info.fps,
-            cameras=info.cameras,
-            settings=info.settings,
-            provenance={
-                **info.provenance,
-                "packed": {"codec": NAME, "lambda": settings.rate_weight, "gop": settings.gop},
-            },
-            first_frame=labels[0],
-            up=info.up,
+            info,
             static=static,
             encoder=encoder_of(fragments),
+            packed={"codec": NAME, "lambda": settings.rate_weight, "gop": settings.gop},
+            first_frame=labels[0],
         )
     nbytes = output.stat().st_size
     return Packed(written, nbytes, source_nbytes, 1 - kept / before if before else 0.0, 1.0)
@@ -115,13 +103,11 @@ def open_source(
     capture: Path | None = None,
     frames: Sequence[int] | None = None,
     *,
-    max_memory: int = 4 << 30,
+    max_memory: int | None = None,
     progress: ProgressCallback = silent,
 ) -> Run:
     """A finished reconstruction with its capture's pictures, cameras' colours and background."""
-    plan = load_plan(folder)
-    if capture is not None:
-        plan = replace(plan, capture=str(Path(capture).resolve()))
+    plan = finished_plan(folder, capture)
     if frames is not None:
         unknown = [label for label in frames if label not in plan.frames]
         if unknown or not frames:
@@ -131,10 +117,6 @@ def open_source(
                 hint=f"It has frames {plan.frames[0]} to {plan.frames[-1]}",
             )
         plan = replace(plan, frames=tuple(frames))
-    if not folder.clip.is_file() or not folder.shared.is_file():
-        raise ReconstructionError(
-            "the reconstruction is not finished", where=folder.root, hint="Go on with --resume"
-        )
     if plan.settings.model != "explicit":
         raise ReconstructionError(
             "only a reconstruction of explicit points can be packed like this",
@@ -142,25 +124,15 @@ def open_source(
             hint="Reconstruct with --model explicit, or pack with --codec predictive",
         )
     opened = open_capture(plan.capture, size=plan.size)
-    gone = [label for label in plan.frames if label not in opened.frames]
-    if gone:
+    problem = missing(plan, opened)
+    if problem:
         raise CaptureError(
-            f"it has no frame {gone[0]}, which was reconstructed",
+            f"{problem}, which was reconstructed",
             where=opened.path,
             hint="Name the footage of this reconstruction with --capture",
         )
-    run = open_run(
-        plan,
-        folder,
-        opened,
-        max_memory=max_memory,
-        # The peel of one small frame: what a GPU saves goes into copies.
-        device=torch.device("cpu"),
-        progress=progress,
-        watch=UNWATCHED,
-    )
-    shared_stage(run, progress)
-    return run
+    # On the CPU: of the peel of one small frame, what a GPU saves goes into copies.
+    return open_finished(plan, folder, opened, max_memory=max_memory, progress=progress)
 
 
 def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFrame:
@@ -168,9 +140,7 @@ def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFram
     frame = run.capture.frames.index(label)
     cameras = [run.capture.camera(frame, view) for view in run.views]
     splats = load_splats(run.folder.frame(label))
-    if settings.prune > 0:
-        share = contribution(splats, cameras, PeelSettings())
-        splats = splats.select(~least_important(share, settings.prune))
+    splats = splats.select(worth_keeping(splats, cameras, PeelSettings(), settings.prune))
     if len(splats) == 0:
         raise ReconstructionError(f"no camera sees a point of frame {label}")
     grid = Grid.of(splats.position, position_step(splats, Steps(position=settings.position)))

@@ -26,6 +26,8 @@ from .plates import load_plates
 from .watch import Watch
 
 DEVICES = ("auto", "cpu", "cuda")
+#: Of the memory limit when none is given: how much images may take, not what stops a run.
+DEFAULT_MEMORY = 4 << 30
 #: Says how far a part of the work is: part in [0, 1], and what is measured on the way.
 Report = Callable[[float, dict[str, float]], None]
 

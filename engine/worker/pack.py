@@ -11,6 +11,7 @@ from pathlib import Path
 from ..cli.arguments import positive_float, positive_int
 from ..cli.console import emit, progress_reporter
 from ..cli.reconstruct import JsonWarnings, add_machine
+from ..clip.pack import PackSettings, pack
 from .lifeline import listen
 
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, metavar="OUT.p4d")
     parser.add_argument("--capture", type=Path, help="where its footage is, if it has moved")
     parser.add_argument("--coarseness", type=positive_float)
-    parser.add_argument("--prune", type=float)
+    parser.add_argument("--prune", type=float, default=PackSettings.prune)
     parser.add_argument("--target-bytes", type=positive_int)
     parser.add_argument("--target-psnr", type=positive_float)
     add_machine(parser)
@@ -36,15 +37,16 @@ def run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: supervision.cancel())
     supervision.start_heartbeat()
 
-    from ..clip.pack import PackSettings, pack
     from ..train.refit import Refit
     from ..train.run import checked
     from ..train.watch import Cancelled
 
-    names = ("coarseness", "prune", "target_bytes", "target_psnr")
-    given = {name: getattr(options, name) for name in names}
-    settings = PackSettings(**{name: value for name, value in given.items() if value is not None})
-    memory = {} if options.max_memory is None else {"max_memory": options.max_memory}
+    settings = PackSettings(
+        coarseness=options.coarseness,
+        prune=options.prune,
+        target_bytes=options.target_bytes,
+        target_psnr=options.target_psnr,
+    )
     try:
         emit("started", source=str(options.source), **asdict(settings))
         with progress_reporter(json_lines=True) as progress:
@@ -52,10 +54,10 @@ def run(options: argparse.Namespace) -> int:
             fitter = Refit(
                 options.source,
                 options.capture,
+                max_memory=options.max_memory,
                 device=options.device,
                 progress=progress,
                 watch=supervision,
-                **memory,
             )
             packed = pack(
                 options.source, options.output, settings, fitter=fitter, progress=progress

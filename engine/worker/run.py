@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ..train.plan import Plan
     from ..train.watch import Watch
 
-#: Of the memory limit when none is given: how much images may take, not what stops a run.
-DEFAULT_MEMORY = 4 << 30
-
 
 def plan_to_resume(directory: Path) -> Plan:
     """The plan that a folder was started with. Raises ReconstructionError where there is none, and
@@ -57,7 +54,7 @@ def run_plan(
         from ..train.plan import Folder
         from ..train.reconstruct import reconstruct
         from ..train.records import write_json
-        from ..train.run import training_device
+        from ..train.run import DEFAULT_MEMORY, training_device
         from ..train.watch import UNWATCHED
         from .frame_pool import FramePool, jobs_for
 
