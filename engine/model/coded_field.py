@@ -11,6 +11,7 @@ from ..clip.codebook import CODE_LEVELS, Base, Changes
 from ..clip.plane_labels import CLUSTERED, KEPT
 from .kplanes import FieldPoints
 from .points import PointTensors
+from .rounding import rounded
 
 _MOST = (CODE_LEVELS - 1) // 2
 
@@ -136,8 +137,7 @@ def _values(codes: np.ndarray, step: float) -> torch.nn.Parameter:
 
 def _rounded(values: torch.Tensor, step: float) -> torch.Tensor:
     """Rounded, with the gradient of the identity (straight through)."""
-    levels = torch.round(values.detach() / step).clamp(-_MOST, _MOST)
-    return values + (levels * step - values.detach())
+    return step * rounded(values / step, _MOST)
 
 
 def _levels(values: torch.Tensor, step: float) -> np.ndarray:

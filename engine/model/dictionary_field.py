@@ -14,6 +14,7 @@ import torch
 
 from ..clip.dictionary import WEIGHT_STEP, FieldLayout, FieldState, Grid
 from ..clip.residual import MAX_DIFFERENCE, MAX_WEIGHT
+from .rounding import rounded
 
 
 class FieldSample:
@@ -165,11 +166,6 @@ def laplace_bits(value: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
     near_size = size.clamp(max=0.5)
     near = torch.log1p(-torch.exp(-half) * torch.cosh(near_size * inverse) + 1e-9)
     return torch.where(size < 0.5, near, far) * -1.4426950408889634
-
-
-def rounded(value: torch.Tensor, limit: float) -> torch.Tensor:
-    """Whole numbers within +-limit, with the gradient of the identity (straight through)."""
-    return value + (value.round().clamp(-limit, limit) - value).detach()
 
 
 class Interpolate(torch.autograd.Function):

@@ -10,6 +10,7 @@ from ..clip.predictive import Steps
 from ..geometry.filters import nearest_neighbours
 from ..render.splats import Splats
 from .points import PointTensors
+from .rounding import rounded
 
 #: Neighbours that stand for those that the codec predicts a point from.
 _NEIGHBOURS = 6
@@ -55,13 +56,13 @@ class LatticePoints(torch.nn.Module):
 
     def forward(self, step: int = 0) -> PointTensors:
         """The points as the clip will have them. `step`: the frame; there is only one."""
-        density = (_rounded(self.density) + 0.5) * self.density_step
-        shading = _rounded(self.shading) * self.shading_steps
+        density = (rounded(self.density) + 0.5) * self.density_step
+        shading = rounded(self.shading) * self.shading_steps
         return PointTensors(
             self.position,
-            torch.exp(_rounded(self.radius) * self.radius_step),
+            torch.exp(rounded(self.radius) * self.radius_step),
             density.clamp(0, 1),
-            torch.cat([_rounded(self.color) * self.color_step, shading], dim=1),
+            torch.cat([rounded(self.color) * self.color_step, shading], dim=1),
         )
 
     def bits(self) -> torch.Tensor:
@@ -81,7 +82,3 @@ class LatticePoints(torch.nn.Module):
         surprise = (alike - alike[self.neighbours].mean(dim=1)).abs()
         total = torch.log2(1 + surprise).sum() + torch.log2(1 + self.shading.abs()).sum()
         return total / len(color)
-
-
-def _rounded(codes: torch.Tensor) -> torch.Tensor:
-    return codes + (codes.round() - codes).detach()

@@ -10,6 +10,7 @@ import torch
 
 from ..model.kplanes import FieldPoints
 from ..render.splats import SH_C0, Splats
+from .descent import Descent
 from .settings import TrainSettings
 
 #: The planes' and the heads' rates at the start; they fall to a tenth.
@@ -57,17 +58,12 @@ def distill(
             {"params": model.heads.parameters(), "lr": settings.head_rate},
         ]
     )
-    rates = [group["lr"] for group in optimizer.param_groups]
+    descent = Descent(optimizer, _DECAY)
     targets = [_Target.of(*pair) for pair in zip(frames, weights, strict=True)]
     random = np.random.default_rng(settings.seed)
     order = [i for _ in range(steps // len(frames) + 1) for i in random.permutation(len(frames))]
     for number, step in enumerate(order[:steps]):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * _DECAY ** (number / steps)
-        loss = sum(targets[step].errors(model, step))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descent.step(sum(targets[step].errors(model, step)), number / steps)
     with torch.no_grad():
         rows = [torch.stack(own.errors(model, step)) for step, own in enumerate(targets)]
     means = torch.stack(rows).mean(dim=0).sqrt().tolist()

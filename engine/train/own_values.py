@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from ..clip.lattice import rounded_step
-from ..model.dictionary_field import Interpolate, laplace_bits, rounded, sparse_matrix
+from ..model.dictionary_field import Interpolate, laplace_bits, sparse_matrix
+from ..model.rounding import rounded
 from .residual_settings import ResidualSettings
 
 #: Points before one in Morton order that predict its colour, as in the splat core's point codec.

@@ -98,32 +98,31 @@ def measure_rate(
     progress(Progress("rate", len(rows), total))
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "packed.p4d"
-        for done, (codec, coarseness, prune) in enumerate(runs):
-            begun = time.perf_counter()
-            settings = PackSettings(coarseness=coarseness, prune=prune)
-            pack(folder.clip, path, settings, fitter=fitter if codec == "fitted" else None)
-            seconds = round(time.perf_counter() - begun, 2)
+
+        def measured(codec: str, coarseness: float, prune: float, seconds: float) -> None:
+            """Score the clip at `path`."""
             scores = scored(path)
             with ClipReader(path, cache_frames=1) as reader:
                 common = coarseness, prune, reader
-                times = {"encode_seconds": seconds, "decode_ms": _decoding(reader)}
+                times = {"encode_seconds": round(seconds, 2), "decode_ms": _decoding(reader)}
                 rows.append(_point(codec, *common, reader.total_nbytes, {**scores, **times}))
                 if codec == "predictive":
                     rows.append(_point("zstd", *common, _zstd_bytes(reader), scores))
-            progress(Progress("rate", done + 2, total))
+            clips = sum(row.codec != "zstd" for row in rows)
+            progress(Progress("rate", clips, total))
 
+        for codec, coarseness, prune in runs:
+            begun = time.perf_counter()
+            settings = PackSettings(coarseness=coarseness, prune=prune)
+            pack(folder.clip, path, settings, fitter=fitter if codec == "fitted" else None)
+            measured(codec, coarseness, prune, time.perf_counter() - begun)
         for codec in fields:
             begun = time.perf_counter()
             packer = prepare_fields(folder.root, FieldPackSettings(codec=codec))
-            seconds = round(time.perf_counter() - begun, 2)
+            seconds = time.perf_counter() - begun
             for coarseness in FIELD_COARSENESS:
                 packer.write(path, coarseness)
-                scores = {**scored(path), "encode_seconds": seconds}
-                with ClipReader(path, cache_frames=1) as reader:
-                    scores["decode_ms"] = _decoding(reader)
-                    common = coarseness, prunes[1], reader
-                    rows.append(_point(codec, *common, reader.total_nbytes, scores))
-                progress(Progress("rate", len(rows), total))
+                measured(codec, coarseness, prunes[1], seconds)
 
     def points(codec: str, prune: float | None) -> list[tuple[float, float]]:
         return [
@@ -157,31 +156,31 @@ def bd_rate(first: list[tuple[float, float]], second: list[tuple[float, float]])
     Source: Bjontegaard, VCEG-M33, the mean of log rate over the common range of PSNR; between
     points it is linear. One cubic through all of them, as there, swings where a curve saturates.
     """
-    curves = []
-    for points in (first, second):
-        rate, psnr = np.array(sorted(points, key=lambda point: point[1])).T
-        curves.append((psnr, np.log(rate)))
-    low, high = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
-    if low >= high:
-        return None
-    grid = np.unique(np.clip(np.concatenate([[low, high], curves[0][0], curves[1][0]]), low, high))
-    difference = np.interp(grid, *curves[1]) - np.interp(grid, *curves[0])
-    mean = (0.5 * (difference[1:] + difference[:-1]) * np.diff(grid)).sum() / (high - low)
-    return float(100 * (np.exp(mean) - 1))
+    curves = [[(psnr, np.log(rate)) for rate, psnr in points] for points in (first, second)]
+    mean = _mean_difference(*curves)
+    return None if mean is None else float(100 * (np.exp(mean) - 1))
 
 
 def bd_psnr(first: list[tuple[float, float]], second: list[tuple[float, float]]) -> float | None:
     """PSNR of the second curve less that of the first, dB, averaged over the logarithm of the rates
     that both have; arguments as of `bd_rate`. None where they have no rate in common."""
-    curves = []
-    for points in (first, second):
-        rate, psnr = np.array(sorted(points)).T
-        curves.append((np.log(rate), psnr))
-    low, high = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
+    return _mean_difference(
+        *([(np.log(rate), psnr) for rate, psnr in points] for points in (first, second))
+    )
+
+
+def _mean_difference(
+    first: list[tuple[float, float]], second: list[tuple[float, float]]
+) -> float | None:
+    """The second curve less the first, (x, y) each, on average over the x that both have; None
+    without any. Between points they are linear."""
+    curves = [np.array(sorted(points)).T for points in (first, second)]
+    low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     if low >= high:
         return None
-    grid = np.unique(np.clip(np.concatenate([[low, high], curves[0][0], curves[1][0]]), low, high))
-    difference = np.interp(grid, *curves[1]) - np.interp(grid, *curves[0])
+    grid = np.unique(np.clip(np.concatenate([[low, high], *(x for x, _ in curves)]), low, high))
+    before, after = (np.interp(grid, *curve) for curve in curves)
+    difference = after - before
     return float((0.5 * (difference[1:] + difference[:-1]) * np.diff(grid)).sum() / (high - low))
 
 

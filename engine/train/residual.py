@@ -21,15 +21,18 @@ from ..model.camera_color import CameraColor
 from ..model.dictionary_field import DictionaryField, FieldSample
 from ..model.points import PointTensors, bounded_radius, raw_radius
 from ..render.splats import SH_C0, Splats
+from .descent import Descent
 from .images import ImageSource
 from .own_values import OwnValues
 from .peel_autograd import peel
 from .residual_settings import ResidualSettings
 from .settings import TrainSettings
-from .trainer import Job, picture_loss, schedule
+from .trainer import Job, alternating, picture_loss, schedule
 
 #: How much a unit of the field's outputs shows: raw radius, raw density, harmonics.
 _OUTPUT_WEIGHTS = (0.5, 0.2, SH_C0)
+#: What the rates of the fit to the source's attributes fall to.
+_FIT_DECAY = 0.3
 #: How much a unit of a radius' logarithm counts where one of colour counts 1.
 _ANCHOR_RADIUS = 0.25
 
@@ -213,17 +216,12 @@ def learn_frame(
     optimizer = torch.optim.Adam(
         [{"params": parameters, "lr": lr} for parameters, lr in groups if parameters], eps=1e-15
     )
-    rates = [group["lr"] for group in optimizer.param_groups]
+    descent = Descent(optimizer, train_settings.decay)
     steps = settings.first_steps if number == 0 else settings.steps
     job = Job(f"residual-{source.frame}", (source.frame,), (source.views,))
     order = schedule(job, replace(train_settings, steps=steps))
-    recipes = (
-        replace(train_settings, dssim_weight=2 * train_settings.dssim_weight),
-        replace(train_settings, dssim_weight=0.0),
-    )
+    recipes = alternating(train_settings)
     for step, (_, view) in enumerate(order):
-        for group, lr in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = lr * train_settings.decay ** (step / len(order))
         image = images.get(source.frame, view)
         output, (dc, factor) = field(sample), own(settings.joint)
         points = _points(output, dc, factor, position, start, layout)
@@ -232,9 +230,7 @@ def learn_frame(
         if settings.anchor:
             loss = loss + settings.anchor * anchor(points)
         loss = loss + weight * (rate() + (own.bits() if settings.joint else 0.0))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descent.step(loss, step / len(order))
 
     return sample, own
 
@@ -272,15 +268,10 @@ def _fit(
         ],
         eps=1e-15,
     )
-    rates = [group["lr"] for group in optimizer.param_groups]
+    descent = Descent(optimizer, _FIT_DECAY)
     total = settings.fit_steps * (2 if any(p.requires_grad for p in field.network) else 1)
     for step in range(total):
-        for group, lr in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = lr * 0.3 ** (step / total)
-        loss = off(field(sample)) + weight * rate()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descent.step(off(field(sample)) + weight * rate(), step / total)
 
 
 def _points(

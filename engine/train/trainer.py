@@ -18,6 +18,7 @@ from ..model.kplanes import FieldPoints
 from ..model.lattice_points import LatticePoints
 from ..model.points import ExplicitPoints, Roughness
 from .checkpoint import load_tensors, save_tensors
+from .descent import Descent
 from .images import ImageSource, TrainingImage
 from .losses import color_loss, depth_loss, mask_loss, structural_dissimilarity
 from .peel_autograd import peel
@@ -144,6 +145,15 @@ def picture_loss(
     return loss, error.detach()
 
 
+def alternating(settings: TrainSettings) -> tuple[TrainSettings, TrainSettings]:
+    """The recipes of even and of odd steps: D-SSIM costs a third of a step, so it comes every other
+    time, twice as strong."""
+    return (
+        replace(settings, dssim_weight=2 * settings.dssim_weight),
+        replace(settings, dssim_weight=0.0),
+    )
+
+
 def regularization(model: Model, settings: TrainSettings) -> torch.Tensor | float:
     """What keeps points alike that are neighbours; a field does so by itself. For points on
     lattices it is the price of their bits."""
@@ -195,17 +205,13 @@ def train(
         color.requires_grad_(False)
     with _on_device(color, next(model.parameters()).device):
         optimizer = optimizer_for(model, color if learn_color else None, settings)
-        rates = [group["lr"] for group in optimizer.param_groups]
+        descent = Descent(optimizer, settings.decay)
         first, spent = 0, 0.0
         if checkpoint:
             first, spent = _restore(checkpoint, job, settings, model, color, optimizer)
         # They stay on the device until somebody asks: reading a number waits for the GPU.
         errors: list[torch.Tensor] = []
-        # Every other step, twice as strong: it costs a third of a step.
-        recipes = (
-            replace(settings, dssim_weight=2 * settings.dssim_weight),
-            replace(settings, dssim_weight=0.0),
-        )
+        recipes = alternating(settings)
         begun = saved = reported = time.monotonic()
 
         def save(step: int, part: float) -> None:
@@ -230,8 +236,6 @@ def train(
             part = max(step / len(order), timed)
             if part >= 1 and step >= first + _FEWEST_STEPS:
                 break
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * settings.decay ** min(part, 1.0)
             time_step, view = order[step]
             image = images.get(job.frames[time_step], view)
             points = model(time_step)
@@ -239,9 +243,7 @@ def train(
             recipe = recipes[step % 2]
             loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, recipe)
             loss = loss + regularization(model, settings)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            descent.step(loss, min(part, 1.0))
             errors.append(error)
 
             try:

@@ -15,6 +15,7 @@ import torch
 from ..clip.codebook import Base, Changes, quantized_heads
 from ..model.coded_field import CodedField
 from ..model.kplanes import FieldPoints
+from .descent import Descent
 from .peel_autograd import peel
 from .run import Run
 from .trainer import picture_loss
@@ -127,19 +128,13 @@ def _descend(
     groups = [{"params": [p], "lr": r} for p, r in zip(parameters, rates, strict=True) if p.numel()]
     if not groups:
         return
-    starts = [group["lr"] for group in groups]
-    optimizer = torch.optim.Adam(groups, eps=1e-15)
+    descent = Descent(torch.optim.Adam(groups, eps=1e-15), _DECAY)
     random = np.random.default_rng([run.plan.settings.seed, seed])
     order: list[int] = []
     while len(order) < steps:
         order.extend(random.permutation(len(every)))
     for number, chosen in enumerate(order[:steps]):
-        for group, rate in zip(optimizer.param_groups, starts, strict=True):
-            group["lr"] = rate * _DECAY ** (number / steps)
-        loss = _loss(run, coded, every[chosen])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descent.step(_loss(run, coded, every[chosen]), number / steps)
         run.watch.check()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from ..capture.decode import decode_image
 from ..capture.images import rgb_over_black
 from ..capture.listing import IMAGE_SUFFIXES, files_in
-from ..capture.video import open_video, presentation_times
+from ..capture.video import VideoFrames, open_video, presentation_times
 from ..errors import CaptureError
 
 #: What a folder of images plays at where nobody says.
@@ -24,7 +23,8 @@ _STEADY = 0.1
 @dataclass(frozen=True)
 class FrameSource:
     """width, height: pixels. fps: of the source, or `DEFAULT_FPS`. warnings: what the frames lose
-    on the way in, as people read it. files: the images of a folder, empty for a video file."""
+    on the way in, as people read it. files: the images of a folder, empty for a video file. turns:
+    quarters that a video's pictures are turned by to stand upright."""
 
     path: Path
     width: int
@@ -33,13 +33,12 @@ class FrameSource:
     fps: float
     warnings: tuple[str, ...]
     files: tuple[Path, ...] = ()
+    turns: int = 0
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8, display-referred RGB, from frame `first` on. Raises CaptureError."""
         last = self.frame_count if count is None else first + count
-        pictures = (
-            self._images(first, last) if self.files else islice(_video(self.path), first, last)
-        )
+        pictures = self._images(first, last) if self.files else self._video(first, last)
         for index, picture in enumerate(pictures, first):
             if picture.shape != (self.height, self.width, 3):
                 raise CaptureError(
@@ -49,6 +48,14 @@ class FrameSource:
                     hint="All frames of a video must be of one size",
                 )
             yield np.ascontiguousarray(picture)
+
+    def _video(self, first: int, last: int) -> Iterator[np.ndarray]:
+        reader = VideoFrames(open_videos=1)
+        try:
+            for index in range(first, min(last, self.frame_count)):
+                yield np.rot90(reader.frame(self.path, index), self.turns)
+        finally:
+            reader.close()
 
     def _images(self, first: int, last: int) -> Iterator[np.ndarray]:
         for path in self.files[first:last]:
@@ -66,37 +73,45 @@ def open_source(path: Path, fps: float | None = None) -> FrameSource:
     if not path.is_file():
         raise CaptureError("there is no such file or folder", where=path)
     times = presentation_times(path)
+    count = len(times)
     container = open_video(path)
     try:
         stream = container.streams.video[0]
         rate = float(stream.average_rate) if stream.average_rate else None
         tick = float(stream.time_base) if stream.time_base else 0.0
         layout = stream.format
+        frames = container.decode(stream)
+        picture = next(frames, None)
+        if count == 0 and picture is not None:  # no time stamps: only decoding tells
+            count = 1 + sum(1 for _ in frames)
+    except (OSError, ValueError) as error:  # FFmpeg's errors are of these families
+        raise CaptureError(f"cannot be decoded ({error})", where=path) from error
     finally:
         container.close()
-    picture = next(_video(path), None)
     if picture is None:
         raise CaptureError("contains no frames", where=path)
+    turns = round(getattr(picture, "rotation", 0) / 90) % 4
+    width, height = picture.width, picture.height
+    if turns % 2:
+        width, height = height, width
     warnings = []
     components = getattr(layout, "components", None) or []
     if any(component.bits > 8 for component in components):
         warnings.append("frames of more than 8 bits are rounded to 8")
     if getattr(layout, "has_alpha", False) or any(c.is_alpha for c in components):
         warnings.append("the alpha channel is left out")
-    count = len(times)
-    if count == 0:  # a container without time stamps: only decoding tells
-        count = sum(1 for _ in _video(path))
     gaps = np.diff(times) * tick
     if len(gaps) > 1 and gaps.mean() > 0 and np.abs(gaps / gaps.mean() - 1).max() > _STEADY:
         rate = 1 / gaps.mean()
         warnings.append("its frame rate varies; all frames are kept and play at the mean rate")
     return FrameSource(
         path,
-        picture.shape[1],
-        picture.shape[0],
+        width,
+        height,
         count,
         fps or rate or DEFAULT_FPS,
         tuple(warnings),
+        turns=turns,
     )
 
 
@@ -112,21 +127,3 @@ def _open_folder(path: Path, fps: float) -> FrameSource:
         warnings.append("pictures with an alpha channel are laid over black")
     height, width = rgb_over_black(first, files[0]).shape[:2]
     return FrameSource(path, width, height, len(files), fps, tuple(warnings), files)
-
-
-def _video(path: Path) -> Iterator[np.ndarray]:
-    """All frames of a video file as RGB, turned upright."""
-    container = open_video(path)
-    try:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            picture = frame.to_ndarray(format="rgb24")
-            turns = round(getattr(frame, "rotation", 0) / 90) % 4
-            yield np.rot90(picture, turns) if turns else picture
-    except MemoryError:
-        raise
-    except (OSError, ValueError) as error:  # FFmpeg's errors are of these families
-        raise CaptureError(f"cannot be decoded ({error})", where=path) from error
-    finally:
-        container.close()
