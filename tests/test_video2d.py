@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peel4d.engine.errors import CaptureError, ClipError, CoreError, OutputError
+from peel4d.engine.render.window import Window
 from peel4d.engine.video2d.export import export
-from peel4d.engine.video2d.gaussians import Window, draw
+from peel4d.engine.video2d.gaussians import draw
 from peel4d.engine.video2d.gop import Gop, frame_time, legendre
 from peel4d.engine.video2d.gop_codec import Steps, decode_gop, encode_gop
 from peel4d.engine.video2d.source import open_source

@@ -3,28 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import bpy
 import numpy as np
 
 from ...engine.errors import PeelError
 from ...engine.render.camera import Camera
+from ...engine.render.window import Window
 
 #: Blender's camera axes (x right, y up, z backward) -> OpenCV's (x right, y down, z forward).
 OPENCV_FROM_BLENDER = np.diag([1.0, -1.0, -1.0])
 #: How far the camera's axes may be from orthogonal; Blender keeps matrices in single precision.
 _SHEAR_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of the full frame that is rendered. Pixels; (x, y) is its top-left corner."""
-
-    x: int
-    y: int
-    width: int
-    height: int
 
 
 def full_size(render: bpy.types.RenderSettings) -> tuple[int, int]:

@@ -58,7 +58,7 @@ def _add_encode(parser: argparse.ArgumentParser) -> None:
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """What `encode` and `benchmark video` are told about training."""
+    """What `encode` is told about training."""
     parser.add_argument("--gop", type=positive_int, default=10, metavar="N", help="frames a group")
     parser.add_argument(
         "--gaussians",

@@ -280,6 +280,12 @@ def quantized_heads(layers: Sequence[np.ndarray]) -> tuple[list[float], np.ndarr
     return steps, np.concatenate(codes)
 
 
+def rounded_heads(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """What is left of the heads' tensors, one after the other, (values,) float32."""
+    steps, codes = quantized_heads(layers)
+    return (codes * np.repeat(steps, [layer.size for layer in layers])).astype(np.float32)
+
+
 def _quantized_heads(base: Base) -> tuple[list[float], np.ndarray]:
     widths = [int(np.prod(shape)) for shape in base.shape.head_shapes]
     return quantized_heads(np.split(base.heads, np.cumsum(widths)[:-1]))

@@ -12,7 +12,7 @@ from .fragment import FieldCodec, FieldFragment
 
 T = TypeVar("T")
 #: (number of a member) -> its data, and where that is.
-Member = Callable[[int], tuple[bytes, str]]
+ReadMember = Callable[[int], tuple[bytes, str]]
 
 
 class FragmentCache(Generic[T]):
@@ -60,8 +60,8 @@ class DecodedFragments:
     def __init__(
         self,
         codec: FieldCodec,
-        fragment: Member,
-        base: Member,
+        fragment: ReadMember,
+        base: ReadMember,
         base_of: Callable[[int], int | None],
     ) -> None:
         self._codec, self._base_of = codec, base_of

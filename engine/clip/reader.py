@@ -28,7 +28,7 @@ from .clip import (
 )
 from .codecs import DECODERS, FIELD_CODECS
 from .field_points import decode_field_points
-from .fragment_cache import DecodedFragments
+from .fragment_cache import DecodedFragments, ReadMember
 from .predictive import decode_predictive
 from .schema import decode_info
 
@@ -220,7 +220,7 @@ class ClipReader:
         if not fragments:
             return None
 
-        def member(name: Callable[[int], str]) -> Callable[[int], tuple[bytes, str]]:
+        def member(name: Callable[[int], str]) -> ReadMember:
             return lambda index: (archive.read(name(index)), archive.where(name(index)))
 
         return DecodedFragments(

@@ -30,7 +30,7 @@ class CodedField(torch.nn.Module):
         self.model.requires_grad_(False)
         with torch.no_grad():
             at = 0
-            for layer in self.layers():
+            for layer in self.model.layers:
                 own = base.heads[at : at + layer.numel()]
                 layer.copy_(torch.from_numpy(own.copy()).view(layer.shape))
                 at += layer.numel()
@@ -48,11 +48,6 @@ class CodedField(torch.nn.Module):
     @property
     def spacing(self) -> float:
         return self.model.spacing
-
-    def layers(self) -> list[torch.nn.Parameter]:
-        """Weights and biases of the heads."""
-        first, second = self.model.heads[0], self.model.heads[2]
-        return [first.weight, first.bias, second.weight, second.bias]
 
     def codes(self) -> list[torch.Tensor]:
         """Values (T, C) of all texels of every group, rounded."""
@@ -86,7 +81,7 @@ class CodedField(torch.nn.Module):
 
     def learn_base(self) -> list[torch.nn.Parameter]:
         """Parameters of the codes that all frames share, and of the heads."""
-        parameters = [*self.entries, *self.kept, *self.layers()]
+        parameters = [*self.entries, *self.kept, *self.model.layers]
         for parameter in parameters:
             parameter.requires_grad_(True)
         return parameters
@@ -127,7 +122,7 @@ class CodedField(torch.nn.Module):
             (_levels(entries, group.step), _levels(kept, group.step))
             for entries, kept, group in zip(self.entries, self.kept, self.base.groups, strict=True)
         ]
-        return groups, [layer.detach().cpu().numpy() for layer in self.layers()]
+        return groups, [layer.detach().cpu().numpy() for layer in self.model.layers]
 
 
 def _values(codes: np.ndarray, step: float) -> torch.nn.Parameter:

@@ -7,6 +7,7 @@ codebooks (f = f_xy f_zt + f_xz f_yt + f_yz f_xt), because that codec works on t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -71,6 +72,13 @@ class KPlanes(torch.nn.Module):
         return torch.cat(features).T
 
 
+def field_bounds(positions: Sequence[np.ndarray], spacing: float) -> np.ndarray:
+    """The box (2, 3) of a field for points at `positions`, (N, 3) each, which may move a little."""
+    everything = np.concatenate(positions)
+    margin = 3 * spacing
+    return np.stack([everything.min(axis=0) - margin, everything.max(axis=0) + margin])
+
+
 class FieldPoints(torch.nn.Module):
     """The points of a fragment: positions and a colour per point, the rest from a field.
 
@@ -117,6 +125,12 @@ class FieldPoints(torch.nn.Module):
         torch.nn.init.normal_(self.heads[2].weight, std=1e-2)
         torch.nn.init.zeros_(self.heads[2].bias)
         self.register_buffer("start", torch.tensor([float(raw_radius(radius)), logit(density)]))
+
+    @property
+    def layers(self) -> list[torch.nn.Parameter]:
+        """Weights and biases of the heads."""
+        first, second = self.heads[0], self.heads[2]
+        return [first.weight, first.bias, second.weight, second.bias]
 
     @property
     def shape(self) -> dict:

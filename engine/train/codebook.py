@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..clip.codebook import CODE_LEVELS, Base, Group, quantized_heads
+from ..clip.codebook import CODE_LEVELS, Base, Group, rounded_heads
 from ..clip.field_shape import FieldShape, shape_header
 from ..clip.fields import Fields
 from ..clip.plane_field import PLANE_PAIRS, PlaneField, texel_weights
@@ -76,10 +76,7 @@ def build_base(
         planes = field.levels[level][kind::2]
         values = np.concatenate([plane.reshape(-1, shape.channels) for plane in planes])
         groups.append(_group(values, weight, settings, seed=number))
-    steps, codes = quantized_heads(field.layers)
-    widths = [layer.size for layer in field.layers]
-    heads = (codes * np.repeat(steps, widths)).astype(np.float32)
-    return Base(shape, groups, heads)
+    return Base(shape, groups, rounded_heads(field.layers))
 
 
 def _group(

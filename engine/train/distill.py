@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..model.kplanes import FieldPoints
+from ..model.kplanes import FieldPoints, field_bounds
 from ..render.splats import SH_C0, Splats
 from .descent import Descent
 from .settings import TrainSettings
@@ -40,14 +40,11 @@ def distill(
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
     positions = [splats.position for splats in frames]
-    everything = np.concatenate(positions)
-    margin = 3 * spacing
-    bounds = np.stack([everything.min(axis=0) - margin, everything.max(axis=0) + margin])
     model = FieldPoints(
         positions,
         [splats.sh[:, 0] * SH_C0 for splats in frames],
         spacing,
-        bounds,
+        field_bounds(positions, spacing),
         sh_degree=max(splats.sh_degree for splats in frames),
         radius=float(np.median(np.concatenate([s.radius for s in frames]))) / spacing,
         density=float(np.clip(np.median(np.concatenate([s.density for s in frames])), 0.05, 0.95)),

@@ -12,7 +12,7 @@ import torch
 
 from ..geometry.filters import moved_inwards
 from ..geometry.points import Points
-from ..model.kplanes import FieldPoints
+from ..model.kplanes import FieldPoints, field_bounds
 from ..model.points import ExplicitPoints
 from ..progress import Progress, ProgressCallback
 from ..render.splats import Splats
@@ -145,15 +145,12 @@ def _train_frame(run: Run, label: int, report: Report, deadline: float) -> None:
 def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> None:
     settings = run.plan.settings
     starts = [_start(run, label) for label in labels]
-    everything = np.concatenate([points.position for points, _, _ in starts])
-    margin = 3 * run.spacing
-    bounds = np.stack([everything.min(axis=0) - margin, everything.max(axis=0) + margin])
     torch.manual_seed(settings.seed)
     model = FieldPoints(
         [moved_inwards(points, settings.inset) for points, _, _ in starts],
         [rgb for _, rgb, _ in starts],
         run.spacing,
-        bounds,
+        field_bounds([points.position for points, _, _ in starts], run.spacing),
         sh_degree=settings.sh_degree,
         radius=settings.radius,
         density=settings.density,

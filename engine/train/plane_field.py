@@ -18,12 +18,10 @@ def plane_field(model: FieldPoints) -> PlaneField:
         [np.ascontiguousarray(plane[0].permute(1, 2, 0).cpu().numpy()) for plane in planes]
         for planes in model.field.levels
     ]
-    first, second = model.heads[0], model.heads[2]
-    layers = (first.weight, first.bias, second.weight, second.bias)
     return PlaneField(
         np.stack([low, low + extent]),
         model.spacing,
         levels,
         tuple(model.start.tolist()),
-        tuple(layer.detach().cpu().numpy() for layer in layers),
+        tuple(layer.detach().cpu().numpy() for layer in model.layers),
     )

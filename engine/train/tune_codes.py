@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..clip.codebook import Base, Changes, quantized_heads
+from ..clip.codebook import Base, Changes, rounded_heads
 from ..model.coded_field import CodedField
 from ..model.kplanes import FieldPoints
 from .descent import Descent
@@ -47,9 +47,7 @@ def tune_base(run: Run, model: FieldPoints, labels: Sequence[int], base: Base, s
         replace(group, entries=entries, kept=kept)
         for group, (entries, kept) in zip(base.groups, codes, strict=True)
     ]
-    head_steps, heads = quantized_heads(layers)
-    heads = heads * np.repeat(head_steps, [layer.size for layer in layers])
-    return replace(base, groups=groups, heads=heads.astype(np.float32))
+    return replace(base, groups=groups, heads=rounded_heads(layers))
 
 
 def dynamic_codes(

@@ -41,20 +41,17 @@ def measure_video(
     source: FrameSource,
     settings: EncodeSettings,
     *,
-    frames: int | None = None,
     jobs: int | None = None,
     progress: ProgressCallback = silent,
 ) -> dict:
     """The JSON of `peel4d benchmark video`.
 
-    frames: only so many of the source's first. PSNR and SSIM are of every 8-bit RGB frame against
+    PSNR and SSIM are of every 8-bit RGB frame against
     the source's, averaged. `bytes` of HEVC and AV1 are those of their packets, without container;
     ours are of the file. `encode_seconds` is wall time; `decode_fps` counts frames as RGB in
     memory, in order. Raises PeelError.
     """
-    count = min(frames or source.frame_count, source.frame_count)
-    source = replace(source, frame_count=count, files=source.files[:count])
-    truth = list(source.frames(0, count))
+    truth = list(source.frames())
     rows: list[dict] = []
     settings_of = [
         replace(settings, gaussians=gaussians) for gaussians in _counts(settings, source)
@@ -76,7 +73,7 @@ def measure_video(
         "video": source.path.name,
         "width": source.width,
         "height": source.height,
-        "frames": count,
+        "frames": len(truth),
         "fps": source.fps,
         "threads": cores(),
         "rows": rows,

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ..errors import ReconstructionError
-from ..video2d.gaussians import Gaussians2D, Window, draw, fit
+from ..render.window import Window
+from ..video2d.gaussians import Gaussians2D, draw, fit
 from ..video2d.gop import MAX_ORDER, Gop, frame_time, legendre
 from ..video2d.gop_codec import Steps
 from ..video2d.initialize import gaussians_of

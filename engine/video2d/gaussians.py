@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import CoreError
 from ..render.core_library import CWindow, check, library
+from ..render.window import Window
 
 #: Variance of a pixel as a box, in pixels^2: what a smaller picture's pixels average over.
 _PIXEL_VARIANCE = 1 / 12
@@ -60,16 +61,6 @@ class Gaussians2D:
             np.stack([l11, l21, l22], axis=1).astype(np.float32),
             color.astype(np.float32),
         )
-
-
-@dataclass(frozen=True)
-class Window:
-    """What part of a picture is drawn: width x height pixels, the first at (x, y)."""
-
-    x: int
-    y: int
-    width: int
-    height: int
 
 
 def draw(gaussians: Gaussians2D, window: Window, *, threads: int = 0) -> np.ndarray:

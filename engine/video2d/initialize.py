@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..clip import morton
 from .gop import Gop
 
 #: Share of the Gaussians that is spread evenly over the picture.
@@ -59,13 +60,6 @@ def gaussians_of(picture: np.ndarray, count: int, seed: int, frames: int = 1) ->
 
 def _curve(height: int, width: int) -> np.ndarray:
     """Numbers of all pixels in Morton order."""
-    y, x = np.mgrid[:height, :width]
-    return np.argsort((_spread(x) | (_spread(y) << 1)).ravel(), kind="stable")
-
-
-def _spread(values: np.ndarray) -> np.ndarray:
-    """Moves bit i of a 16-bit number to bit 2 i."""
-    values = values.astype(np.int64)
-    for shift, mask in ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555)):
-        values = (values | (values << shift)) & mask
-    return values
+    cells = np.zeros((height * width, 3), dtype=np.uint64)
+    cells[:, 1], cells[:, 0] = np.divmod(np.arange(height * width), width)
+    return np.argsort(morton.interleave(cells), kind="stable")

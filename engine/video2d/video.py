@@ -19,7 +19,8 @@ from ..clip.clip import DAMAGED_HINT
 from ..clip.fields import parse_object
 from ..clip.fragment_cache import FragmentCache
 from ..errors import ClipError
-from .gaussians import Window, draw
+from ..render.window import Window
+from .gaussians import draw
 from .gop import MAX_FRAMES, MAX_GAUSSIANS, Gop
 from .gop_codec import decode_gop
 
