@@ -22,7 +22,8 @@ $(INSTALLED): pyproject.toml constraints.txt $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt ./cuda
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,blender,test]'
+	PYTHONWARNINGS='ignore:Editable installation' \
+	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,blender,test]'
 	@touch $@
 
 demo: $(INSTALLED)
