@@ -11,7 +11,6 @@ from pathlib import Path
 from ..cli.arguments import positive_float, positive_int
 from ..cli.console import emit, progress_reporter
 from ..cli.reconstruct import JsonWarnings, add_machine
-from ..clip.pack import PackSettings, pack
 from .lifeline import listen
 
 
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, metavar="OUT.p4d")
     parser.add_argument("--capture", type=Path, help="where its footage is, if it has moved")
     parser.add_argument("--coarseness", type=positive_float)
-    parser.add_argument("--prune", type=float, default=PackSettings.prune)
+    parser.add_argument("--prune", type=float)
     parser.add_argument("--target-bytes", type=positive_int)
     parser.add_argument("--target-psnr", type=positive_float)
     add_machine(parser)
@@ -29,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Says `started`, `progress` and `done` (bytes, source_bytes, pruned, coarseness)."""
     logging.getLogger().addHandler(JsonWarnings(logging.WARNING))
-    # Heartbeats first: importing torch alone takes seconds.
+    # Heartbeats first: importing torch alone takes seconds. And `check` needs this module where
+    # not even numpy is installed.
     from .supervision import Supervision
 
     supervision = Supervision(emit, memory_limit=options.max_memory)
@@ -37,13 +37,14 @@ def run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: supervision.cancel())
     supervision.start_heartbeat()
 
+    from ..clip.pack import PackSettings, pack
     from ..train.refit import Refit
     from ..train.run import checked
     from ..train.watch import Cancelled
 
     settings = PackSettings(
         coarseness=options.coarseness,
-        prune=options.prune,
+        prune=PackSettings.prune if options.prune is None else options.prune,
         target_bytes=options.target_bytes,
         target_psnr=options.target_psnr,
     )
