@@ -207,7 +207,7 @@ class Peel4DSceneProperties(bpy.types.PropertyGroup):
             ("2", "2", "2 x 2 samples per pixel"),
             ("4", "4", "4 x 4 samples per pixel"),
         ),
-        default="1",
+        default="2",
         options=set(),
     )
     meshes: EnumProperty(

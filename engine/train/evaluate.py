@@ -29,6 +29,8 @@ from .plates import composite, load_plates
 from .run import Run
 
 STAGES = ("final", "initial")
+#: Along each axis of a pixel, as final renders have them by default.
+SAMPLES = 2
 
 
 def evaluate(
@@ -126,6 +128,7 @@ def evaluate(
         region,
         stage=stage,
         camera_color="mean",
+        samples=SAMPLES,
         background="model" if modelled else _background(plates, indices),
         skipped=skipped,
         render_seconds_per_image=seconds / len(scores),
@@ -147,9 +150,9 @@ def _picture(
     color: CameraColor,
     settings: PeelSettings,
 ) -> np.ndarray:
-    """What the rig's mean camera would see, (H, W, 4) premultiplied."""
+    """What the rig's mean camera would see in a final render, (H, W, 4) premultiplied."""
     scene = [Instance(part, IDENTITY, id=0) for part in points]
-    rgba = torch.from_numpy(render_scene(scene, camera, settings).rgba)
+    rgba = torch.from_numpy(render_scene(scene, camera, settings, samples=SAMPLES).rgba)
     rgba[..., :3] = color(None, rgba[..., :3], rgba[..., 3:], camera)
     return rgba.numpy()
 

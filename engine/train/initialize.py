@@ -11,7 +11,7 @@ from ..capture.capture import Capture
 from ..capture.images import ImageReader
 from ..errors import ReconstructionError
 from ..geometry.coloring import project_colors
-from ..geometry.depth_fusion import fuse_depth
+from ..geometry.depth_fusion import FusionSettings, fuse_depth
 from ..geometry.points import Points
 from ..geometry.visual_hull import visual_hull
 from ..render.camera import Camera
@@ -26,16 +26,18 @@ def initial_points(
     *,
     source: str,
     spacing: float | None = None,
+    depth_pixels: float = FusionSettings.pixels_per_point,
     plates: Mapping[int, np.ndarray] | None = None,
 ) -> tuple[Points, np.ndarray]:
     """Points of one frame and their colours, (N, 3) float32 in [0, 1].
 
-    source: "hull" or "depth". spacing: world units; by default the rig's own. plates: by view, see
-    `plates.clean_plate`; parts of a mask's rim that look like them are none of the subject's.
+    source: "hull" or "depth". spacing: world units; by default the rig's own, which is depth_pixels
+    for points from depth maps. plates: by view, see `plates.clean_plate`; parts of a mask's rim
+    that look like them are none of the subject's.
     Raises ReconstructionError when nothing is left.
     """
     seen = _seen(capture, reader, frame, views, plates)
-    points = _surface(capture, reader, frame, seen, source, spacing)
+    points = _surface(capture, reader, frame, seen, source, spacing, depth_pixels)
     return points, project_colors(points, seen.cameras, seen.images, seen.masks)
 
 
@@ -47,17 +49,24 @@ def initial_surface(
     *,
     source: str,
     spacing: float | None = None,
+    depth_pixels: float = FusionSettings.pixels_per_point,
     plates: Mapping[int, np.ndarray] | None = None,
 ) -> Points:
     """The points of `initial_points` without their colours, which take longer."""
     seen = _seen(capture, reader, frame, views, plates)
-    return _surface(capture, reader, frame, seen, source, spacing)
+    return _surface(capture, reader, frame, seen, source, spacing, depth_pixels)
 
 
-def _surface(capture, reader, frame, seen, source, spacing):
+def _surface(capture, reader, frame, seen, source, spacing, depth_pixels):
     if source == "depth":
         depths = [reader.depth(frame, view) for view in seen.views]
-        points = fuse_depth(seen.cameras, depths, seen.masks, spacing=spacing)
+        points = fuse_depth(
+            seen.cameras,
+            depths,
+            seen.masks,
+            FusionSettings(pixels_per_point=depth_pixels),
+            spacing=spacing,
+        )
     else:
         bounds = capture.bounds
         points = visual_hull(seen.cameras, seen.masks, bounds=bounds, spacing=spacing)

@@ -190,7 +190,7 @@ def make_plan(
             "no depth maps in this capture", where=capture.path, hint="Use --points hull"
         )
     if points == "depth":  # see TrainSettings
-        settings = replace(settings, position_roughness=0.0)
+        settings = replace(settings, position_roughness=0.0, samples=max(2, settings.samples))
     own_masks = any((f, v) in capture.masks for f in frame_indices for v in indices)
     if masks == "capture" and not own_masks:
         raise ReconstructionError(

@@ -225,7 +225,7 @@ def learn_frame(
         image = images.get(source.frame, view)
         output, (dc, factor) = field(sample), own(settings.joint)
         points = _points(output, dc, factor, position, start, layout)
-        rgba, depth = peel(*points, image.camera, train_settings.peel)
+        rgba, depth = peel(*points, image.camera, train_settings.peel, train_settings.samples)
         loss, _ = picture_loss(rgba, depth, layout.spacing, image, view, color, recipes[step % 2])
         if settings.anchor:
             loss = loss + settings.anchor * anchor(points)

@@ -42,14 +42,16 @@ def shared_stage(run: Run, progress: ProgressCallback) -> None:
 def complete_plates(run: Run) -> None:
     """Fill the holes of the run's clean plates with its background, which other cameras have seen,
     in the colours of the plate's camera."""
-    settings = run.plan.settings.for_background.peel
+    settings = run.plan.settings.for_background
     instances = [Instance(run.background, np.eye(4))]
     for view in run.views:
         plate = run.plates.get(view)
         if plate is None or plate[..., 3].all():
             continue
         camera = run.capture.camera(0, view)
-        rgba = torch.from_numpy(render_scene(instances, camera, settings).rgba)
+        rgba = torch.from_numpy(
+            render_scene(instances, camera, settings.peel, samples=settings.samples).rgba
+        )
         seen = run.color(view, rgba[..., :3], rgba[..., 3:], camera).clamp(0, 1).numpy()
         filled = (plate[..., 3] == 0) & (rgba[..., 3].numpy() > _COVERED)
         run.plates[view] = plate = plate.copy()
@@ -73,7 +75,13 @@ def _find_shared(run: Run, progress: ProgressCallback) -> None:
         return
     frame = capture.frames.index(labels[0])
     surface = initial_surface(
-        capture, run.reader, frame, run.views, source=plan.points, plates=run.plates
+        capture,
+        run.reader,
+        frame,
+        run.views,
+        source=plan.points,
+        depth_pixels=plan.settings.depth_pixels,
+        plates=run.plates,
     )
     save_tensors(folder.shared, color.state_dict(), spacing=surface.spacing)
     run.spacing, run.color = surface.spacing, color

@@ -239,7 +239,7 @@ def train(
             time_step, view = order[step]
             image = images.get(job.frames[time_step], view)
             points = model(time_step)
-            rgba, depth = peel(*points, image.camera, settings.peel)
+            rgba, depth = peel(*points, image.camera, settings.peel, settings.samples)
             recipe = recipes[step % 2]
             loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, recipe)
             loss = loss + regularization(model, settings)

@@ -142,7 +142,7 @@ def _loss(
     image = run.images.get(lesson.frame, lesson.view)
     settings = run.plan.settings
     points = coded(lesson.step, codes)
-    rgba, depth = peel(*points, image.camera, settings.peel)
+    rgba, depth = peel(*points, image.camera, settings.peel, settings.samples)
     # The colours are not learned here, so what asks for sharp pictures has nothing to ask for.
     settings = replace(settings, dssim_weight=0.0, lpips_weight=0.0)
     return picture_loss(rgba, depth, coded.spacing, image, lesson.view, run.color, settings)[0]

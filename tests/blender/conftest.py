@@ -31,12 +31,14 @@ def registered():
 
 @pytest.fixture
 def scene(registered):
-    """An empty scene that renders with Peel4D, small, transparent, under Standard, undithered."""
+    """An empty scene that renders with Peel4D, small, transparent, under Standard, undithered, with
+    one sample per pixel."""
     import bpy
 
     bpy.ops.wm.read_factory_settings(use_empty=True)
     scene = bpy.context.scene
     scene.render.engine = "PEEL4D"
+    scene.peel4d.samples = "1"
     scene.render.resolution_x, scene.render.resolution_y = 96, 64
     scene.render.resolution_percentage = 100
     scene.render.film_transparent = True
