@@ -303,6 +303,7 @@ def into_new_file(library, folder, link):
         )
     scene.camera = bpy.data.objects["cam00"]
     scene.render.engine = "PEEL4D"
+    scene.peel4d.samples = "1"
     scene.render.film_transparent = True
     cameras.use_captured_format(scene, scene.camera.data)
     scene.view_layers[0].use_pass_z = True

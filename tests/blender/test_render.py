@@ -221,6 +221,19 @@ def test_layers_of_the_clip_and_of_the_scene(shot, render):
     assert_same(render(), expected)
 
 
+@pytest.mark.parametrize("samples", [None, "2", "4"])
+def test_samples_of_a_pixel_and_their_default(shot, render, samples):
+    if samples is None:
+        shot.scene.peel4d.property_unset("samples")
+    else:
+        shot.scene.peel4d.samples = samples
+    scene = [shot.frame()]
+    settings = shot.info.settings
+    expected = render_scene(scene, shot.camera, settings, samples=int(samples or 2))
+    assert np.abs(expected.rgba - shot.expected().rgba).max() > 5 * LEVEL
+    assert_same(render(), expected)
+
+
 @pytest.mark.parametrize(
     ("scene_frame", "subframe", "settings", "clip_frame"),
     [
