@@ -27,19 +27,30 @@ from peel4d.engine.clip.codebook import (
     Changes,
     Group,
     decode_base,
-    decode_changes,
     encode_base,
     encode_changes,
 )
-from peel4d.engine.clip.codecs import DECODERS, Baked, Encoder, FieldPoints, Predictive
+from peel4d.engine.clip.codecs import (
+    DECODERS,
+    FIELD_CODECS,
+    Baked,
+    Encoder,
+    FieldPoints,
+    Predictive,
+)
+from peel4d.engine.clip.dictionary import make_layout
 from peel4d.engine.clip.field_points import decode_field_points
 from peel4d.engine.clip.field_shape import FieldShape, shape_header
 from peel4d.engine.clip.fields import Fields
 from peel4d.engine.clip.fragment import EncodedField, EncodedFragment
+from peel4d.engine.clip.kplanes import encode_kplanes
 from peel4d.engine.clip.plane_field import PLANE_PAIRS, PlaneField
 from peel4d.engine.clip.reader import ClipReader
+from peel4d.engine.clip.residual import encode_residual
 from peel4d.engine.clip.writer import write_clip
 from peel4d.engine.errors import ClipError
+
+BOX = np.array([[-1.0, -1.0, 0.0], [1.0, 1.0, 2.0]])
 
 
 def main() -> int:
@@ -49,7 +60,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=800, help="of a frame (default: 800)")
     options = parser.parse_args()
     rows = []
-    for encoder in (Baked(), Predictive(), coded_field()):
+    for encoder in (Baked(), Predictive(), kplanes(), codebooks(), residuals()):
         with tempfile.TemporaryDirectory() as folder:
             rows += faults(encoder, Path(folder), options.flips, options.points)
     for row in rows:
@@ -58,19 +69,43 @@ def main() -> int:
     return 0
 
 
-def coded_field() -> FieldPoints:
-    """A codebook clip's encoder for three frames in two fragments."""
-    random = np.random.default_rng(1)
+def plane_field(random: np.random.Generator) -> PlaneField:
     size = {0: 9, 1: 8, 2: 17, 3: 3}
     planes = [
-        np.zeros((size[axes[1]], size[axes[0]], 4), np.float32)
+        random.normal(0, 1, (size[axes[1]], size[axes[0]], 4)).astype(np.float32)
         for pair in PLANE_PAIRS
         for axes in pair
     ]
-    layers = (np.zeros((8, 4)), np.zeros(8), np.zeros((14, 8)), np.zeros(14))
-    box = np.array([[-1.0, -1.0, 0.0], [1.0, 1.0, 2.0]])
-    field = PlaneField(box, 0.02, [planes], (-1.0, 1.0), layers)
-    header = shape_header(field)
+    layers = tuple(random.normal(0, 0.3, shape) for shape in ((8, 4), 8, (14, 8), 14))
+    return PlaneField(BOX, 0.02, [planes], (-1.0, 1.0), layers)
+
+
+def kplanes() -> FieldPoints:
+    """The encoder of three frames with one field, as it is."""
+    member = encode_kplanes(plane_field(np.random.default_rng(2)))
+    return FieldPoints(EncodedField("kplanes", [EncodedFragment(member, 3)]))
+
+
+def residuals() -> FieldPoints:
+    """The encoder of three frames in one fragment of the codec "residual"."""
+    random = np.random.default_rng(3)
+    layout = make_layout(BOX, 0.05, 1, (-1.0, 1.5))
+    network = [np.rint(random.normal(0, 20, shape)) for shape in layout.network_shapes]
+    frames = []
+    for number in range(3):
+        frames.append([])
+        for grid in (layout.coefficient, *layout.basis):
+            values = np.rint(random.laplace(0, 1.5, (grid.corners, grid.channels))).clip(-31, 31)
+            values[random.random(grid.corners) < (0.3 if number == 0 else 0.9)] = 0
+            frames[-1].append(values.astype(np.int16))
+    member = encode_residual(layout, [weights.astype(np.int8) for weights in network], frames)
+    return FieldPoints(EncodedField("residual", [EncodedFragment(member, 3)]))
+
+
+def codebooks() -> FieldPoints:
+    """The encoder of three frames in two fragments of the codec "codebook"."""
+    random = np.random.default_rng(1)
+    header = shape_header(plane_field(random))
     shape = FieldShape(Fields(header, "made"))
     groups = []
     for sizes in shape.group_sizes:
@@ -143,21 +178,23 @@ def faults(encoder: Encoder, folder: Path, flips: int, points: int) -> list[dict
         decode = DECODERS[encoder.name]
         kinds["chunk flipped"] = lambda: decoder(lambda d: decode(d, *shape).unpack(), chunk.data)
     else:
-        (member,), fragment = encoder.shared.bases, encoder.shared.fragments[0].member
-        base = decode_base(member.data, where)
-        field = decode_changes(fragment.data, base, where)
+        codec, bases = FIELD_CODECS[encoder.name], encoder.shared.bases
+        fragment = encoder.shared.fragments[0].member
+        base = codec.base(bases[0].data, where) if bases else None
+        field = codec.fragment(fragment.data, base, where)
         position = frames[0].position
         parts = {
             "chunk flipped": (lambda d: decode_field_points(d, field, 0, *shape), chunk.data),
-            "base flipped": (
-                lambda d: decode_base(d, where).field().evaluate(0, position),
-                member.data,
-            ),
             "fragment flipped": (
-                lambda d: decode_changes(d, base, where).evaluate(0, position),
+                lambda d: codec.fragment(d, base, where).evaluate(0, position),
                 fragment.data,
             ),
         }
+        if bases:
+            parts["base flipped"] = (
+                lambda d: codec.base(d, where).field().evaluate(0, position),
+                bases[0].data,
+            )
         kinds |= {kind: partial(decoder, *part) for kind, part in parts.items()}
     rows = []
     for kind, once in kinds.items():

@@ -20,9 +20,10 @@ from ..render.camera import Camera
 from ..render.core import IDENTITY
 from ..render.settings import PeelSettings
 from ..render.splats import PackedSplats, Splats
+from ..render.window import Window
 from .checkpoint import load_tensors
 from .masks import open_planned
-from .metrics import REGIONS, Score, gradients, psnr, region_of, ssim, summarize
+from .metrics import REGIONS, SCORE_REACH_PX, Score, gradients, psnr, region_of, ssim, summarize
 from .perceptual import flip_error, load_lpips
 from .plan import Folder, load_plan
 from .plates import composite, load_plates
@@ -163,16 +164,32 @@ def held_out_pictures(
     """What the held-out views show of a frame's points: name, picture, truth, and the area that
     counts, for every view that can be scored; (H, W, 3) in [0, 1], (H, W) bool or None.
 
-    The background of the run lies behind them, or where it has none a clean plate or black.
+    Where not all counts, it is cut out: scores are the same and most of the drawing is saved. The
+    background of the run lies behind the points, or where it has none a clean plate or black.
     """
     scene = (splats,) if run.background is None else (splats, run.background)
     for view in run.tests:
         truth, area, _ = _truth(run.capture, run.reader, frame, view, region)
         if truth is None:
             continue
-        picture = _picture(scene, run.capture.camera(frame, view), run.color, PeelSettings())
+        camera = run.capture.camera(frame, view)
         plate = run.plates.get(view) if run.background is None else None
+        if area is not None:
+            cut = _window(area)
+            camera = camera.crop(cut.x, cut.y, cut.width, cut.height)
+            part = np.s_[cut.y : cut.y + cut.height, cut.x : cut.x + cut.width]
+            truth, area, plate = truth[part], area[part], None if plate is None else plate[part]
+        picture = _picture(scene, camera, run.color, PeelSettings())
         yield run.capture.views[view].name, composite(picture, plate), truth, area
+
+
+def _window(area: np.ndarray) -> Window:
+    """Around all that is true in (H, W) bool, as far as the scores look."""
+    rows, columns = (np.flatnonzero(area.any(axis=axis)) for axis in (1, 0))
+    top, left = max(0, rows[0] - SCORE_REACH_PX), max(0, columns[0] - SCORE_REACH_PX)
+    bottom = min(area.shape[0], rows[-1] + 1 + SCORE_REACH_PX)
+    right = min(area.shape[1], columns[-1] + 1 + SCORE_REACH_PX)
+    return Window(int(left), int(top), int(right - left), int(bottom - top))
 
 
 def score(

@@ -57,6 +57,10 @@ def dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), kernel).astype(bool)
 
 
+#: How far from a pixel the scores look: SSIM's window is 11 pixels wide.
+SCORE_REACH_PX = 5
+
+
 def region_of(mask: np.ndarray) -> np.ndarray | None:
     """The pixels that count for a mask, or None where the view is to be skipped."""
     region = dilate(mask, REGION_DILATION_PX)
