@@ -11,6 +11,7 @@ import pytest
 from test_cli import QUICK, fails, peel4d
 
 from peel4d.engine.clip.reader import ClipReader
+from peel4d.engine.clip.target import Target, clip_psnr
 from peel4d.engine.errors import CaptureError, ClipError, ReconstructionError
 from peel4d.engine.train import rate_distortion
 from peel4d.engine.train.checkpoint import load_field, load_splats
@@ -116,6 +117,26 @@ def test_a_distilled_field_says_what_the_points_say(explicit):
     np.testing.assert_allclose(fitted.model(1).to_splats().position, frames[1].position, atol=1e-6)
 
 
+def test_a_size_and_a_psnr_are_met(with_field, tmp_path):
+    settings = FieldPackSettings(codec="kplanes")
+    plain = pack_fields(with_field, tmp_path / "plain.p4d", settings)
+    coarse = replace(settings, coarseness=8.0)
+    least = pack_fields(with_field, tmp_path / "coarse.p4d", coarse).nbytes
+    target = (plain.nbytes + least) // 2
+    sized = pack_fields(with_field, tmp_path / "sized.p4d", settings, target=Target(nbytes=target))
+    assert 0.97 * target < sized.nbytes <= target and sized.coarseness > 1
+    with ClipReader(with_field / "clip.p4d") as original:
+        with ClipReader(tmp_path / "plain.p4d") as coded:
+            before = clip_psnr(original, coded)
+        target = Target(psnr=before - 3)
+        pack_fields(with_field, tmp_path / "worse.p4d", settings, target=target)
+        with ClipReader(tmp_path / "worse.p4d") as coded:
+            assert target.psnr <= clip_psnr(original, coded) < target.psnr + 0.5
+    with pytest.raises(ClipError, match="cannot be met"):
+        pack_fields(with_field, tmp_path / "no.p4d", settings, target=Target(nbytes=1000))
+    assert not list(tmp_path.glob(".*")) and not (tmp_path / "no.p4d").exists()
+
+
 def test_without_the_footage_codes_are_not_tuned(with_field, tmp_path, caplog):
     folder = tmp_path / "moved"
     shutil.copytree(with_field, folder)
@@ -169,7 +190,6 @@ def test_bad_input_is_explained(with_field, tmp_path):
         pack_fields(unfinished, tmp_path / "a.p4d", FEW)
     options = ("-o", tmp_path / "a.p4d", "--codec", "codebook")
     fails(peel4d("pack", clip, *options), "from a reconstruction")
-    fails(peel4d("pack", with_field, *options, "--target-size", "1M"), "predictive codec")
     wrong = peel4d("pack", with_field, *options, "--dynamic", "2")
     assert wrong.returncode == 2 and "not a share" in wrong.stderr
     assert not (tmp_path / "a.p4d").exists()

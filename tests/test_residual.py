@@ -24,6 +24,7 @@ from peel4d.engine.clip.residual import (
     encode_residual,
 )
 from peel4d.engine.clip.symbol_tables import TOTAL, SymbolTable, fitted_table
+from peel4d.engine.clip.target import Target, clip_psnr
 from peel4d.engine.clip.writer import write_clip
 from peel4d.engine.errors import CaptureError, ClipError, ReconstructionError
 from peel4d.engine.model.dictionary_field import DictionaryField, laplace_bits
@@ -430,12 +431,32 @@ def test_the_command_packs_and_scores(folder, tmp_path):
     assert scores[1] > scores[0] - 0.7
 
 
+def test_a_size_and_a_psnr_are_met(folder, tmp_path):
+    plain = pack_residual(folder, tmp_path / "plain.p4d", FEW)
+    for share in (0.8, 1.2):
+        target = round(share * plain.nbytes)
+        packed = pack_residual(folder, tmp_path / "sized.p4d", FEW, target=Target(nbytes=target))
+        # The last fragment has one frame only, which the one in the middle knows nothing of.
+        assert 0.75 * target < packed.nbytes <= target
+        assert packed.nbytes == (tmp_path / "sized.p4d").stat().st_size
+        assert (packed.coarseness > 1) == (share < 1)
+    with ClipReader(folder / "clip.p4d") as original:
+        with ClipReader(tmp_path / "plain.p4d") as coded:
+            before = clip_psnr(original, coded)
+        target = Target(psnr=before - 2)
+        smaller = pack_residual(folder, tmp_path / "worse.p4d", FEW, target=target)
+        with ClipReader(tmp_path / "worse.p4d") as coded:
+            assert target.psnr - 1 < clip_psnr(original, coded) < before
+    assert smaller.nbytes < plain.nbytes
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_what_cannot_be_packed_says_why(folder, tmp_path):
     out = tmp_path / "out.p4d"
     clip = folder / "clip.p4d"
     fails(peel4d("pack", clip, "-o", out, "--codec", "residual"), "reconstruction")
-    options = ("--codec", "residual", "--target-size", "1M")
-    fails(peel4d("pack", folder, "-o", out, *options), "target")
+    options = ("--codec", "residual", "--gop", "2", "--target-size", "2k")
+    fails(peel4d("pack", folder, "-o", out, *options), "larger file")
     with pytest.raises(ReconstructionError, match="frame 99 was not reconstructed"):
         pack_residual(folder, out, FEW, frames=[99])
     other = write_ball_capture(tmp_path / "other", frames=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..clip.pack import CODECS, Fitter, Packed, PackSettings, pack
 from ..clip.schema import FIELD_CODECS
+from ..clip.target import Target
 from ..errors import ClipError
 from ..progress import ProgressCallback
 from .arguments import parse_memory, positive_float, positive_int
@@ -175,20 +176,19 @@ def _pack_fields(
 ) -> Packed:
     from ..worker.run import explained, needs
 
-    if options.target_size is not None or options.target_psnr is not None:
-        raise ClipError(
-            "a target needs the predictive codec", hint="Use --coarseness with fields instead"
-        )
     if not (options.source / "reconstruction.json").is_file():
         raise ClipError(
             "fields are packed from a reconstruction, which knows them; a clip does not",
             where=options.source,
             hint="Name the folder that `peel4d reconstruct` has made",
         )
+    target = None
+    if options.target_size is not None or options.target_psnr is not None:
+        target = Target(options.target_size, options.target_psnr)
     try:
         with explained(options.source):
             if options.codec == "residual":
-                return _pack_residual(options, progress)
+                return _pack_residual(options, target, progress)
             from ..train.pack_fields import FieldPackSettings, pack_fields
 
             settings = FieldPackSettings(
@@ -203,6 +203,7 @@ def _pack_fields(
                 options.source,
                 options.output,
                 settings,
+                target=target,
                 capture=options.capture,
                 jobs=options.jobs,
                 progress=progress,
@@ -211,7 +212,9 @@ def _pack_fields(
         raise needs(error) from error
 
 
-def _pack_residual(options: argparse.Namespace, progress: ProgressCallback) -> Packed:
+def _pack_residual(
+    options: argparse.Namespace, target: Target | None, progress: ProgressCallback
+) -> Packed:
     from ..train.residual_clip import pack_residual
     from ..train.residual_settings import PRESETS
 
@@ -221,7 +224,12 @@ def _pack_residual(options: argparse.Namespace, progress: ProgressCallback) -> P
     if options.prune is not None:
         settings = replace(settings, prune=options.prune)
     return pack_residual(
-        options.source, options.output, settings, capture=options.capture, progress=progress
+        options.source,
+        options.output,
+        settings,
+        target=target,
+        capture=options.capture,
+        progress=progress,
     )
 
 

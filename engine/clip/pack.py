@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,26 +18,27 @@ import numpy as np
 
 from ..errors import ClipError
 from ..progress import Progress, ProgressCallback, silent
-from ..render.backend import Instance, render_scene
-from ..render.camera import Camera
-from ..render.core import IDENTITY
 from ..render.importance import worth_keeping
-from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .clip import ClipInfo
 from .codecs import DECODERS, Baked, Encoder, Predictive
 from .predictive import STATIC_STEPS, Steps, position_step
 from .reader import ClipReader
 from .schema import encode_info
+from .target import (
+    SAMPLED_CAMERAS,
+    SAMPLED_FRAMES,
+    Target,
+    picture_error,
+    psnr_of,
+)
 from .writer import write_clip
 
 T = TypeVar("T")
 
 CODECS = (Predictive.name, Baked.name)
-#: Frames and cameras that a search for a target looks at, at most, and its precision (log2 of the
-#: steps' factor): 2 % of the steps, about 0.1 dB or 1 % of the bytes.
-_SAMPLED_FRAMES, _SAMPLED_CAMERAS = 6, 4
-_FINEST, _COARSEST, _SEARCH_STEPS = -5.0, 4.0, 9
+#: Trials of a search, at most.
+_SEARCH_STEPS = 9
 #: Bytes of a frame's entries in the archive, and what else a head may need.
 _ENTRY, _HEAD_RESERVE = 130, 1024
 #: At this coarseness points that are fitted look as others do at 1.
@@ -245,12 +246,8 @@ class _Job:
 
     def unreachable(self) -> ClipError:
         """The error for a target that no steps meet."""
-        size = self.settings.target_bytes is not None
-        return ClipError(
-            "the target cannot be met with any steps",
-            where=self.reader.path,
-            hint="Ask for a larger file" if size else "Ask for a lower PSNR, or --prune 0",
-        )
+        settings = self.settings
+        return Target(settings.target_bytes, settings.target_psnr).unreachable(self.reader.path)
 
     def encoder(self, coarseness: float) -> Encoder:
         if self.settings.codec == Baked.name:
@@ -316,29 +313,24 @@ class _Job:
         fits = budget is not None
         if not self._sample:
             count = self.reader.info.frame_count
-            few = _SAMPLED_FRAMES if self.fitter is None else _FITTED_FRAMES
+            few = SAMPLED_FRAMES if self.fitter is None else _FITTED_FRAMES
             chosen = np.unique(np.linspace(0, count - 1, min(count, few)).astype(int))
             for index in chosen:
                 progress(Progress("search", 0, _SEARCH_STEPS))
                 self._sample.append((int(index), self.pruned(int(index))))
 
-        def wanted(exponent: float, step: int) -> bool:
-            watch = partial(progress, Progress("search", step, _SEARCH_STEPS))
-            if fits:
-                return self._nbytes(2.0**exponent, watch) <= budget
-            return self._psnr(2.0**exponent, watch) >= self.settings.target_psnr
+        tried = 0
 
-        low, high = _FINEST, _COARSEST
-        # Smaller files and worse pictures both lie at the coarse end.
-        if not wanted(high if fits else low, 0):
+        def measure(factor: float) -> float:
+            nonlocal tried
+            watch = partial(progress, Progress("search", tried, _SEARCH_STEPS))
+            tried += 1
+            return self._nbytes(factor, watch) if fits else self._psnr(factor, watch)
+
+        found = Target(budget, self.settings.target_psnr).factor(measure, _SEARCH_STEPS)
+        if found is None:
             raise self.unreachable()
-        for step in range(_SEARCH_STEPS):
-            middle = 0.5 * (low + high)
-            if wanted(middle, step + 1) == fits:
-                high = middle
-            else:
-                low = middle
-        return 2.0 ** (high if fits else low)
+        return found
 
     def _nbytes(self, coarseness: float, watch: Callable[[], None]) -> float:
         """About what a file with these steps takes."""
@@ -357,8 +349,8 @@ class _Job:
     def _psnr(self, coarseness: float, watch: Callable[[], None]) -> float:
         """Of the sampled frames in some cameras, against the source."""
         encoder, info = self.encoder(coarseness), self.reader.info
-        step = max(1, len(self.cameras) // _SAMPLED_CAMERAS)
-        cameras = self.cameras[::step][:_SAMPLED_CAMERAS]
+        step = max(1, len(self.cameras) // SAMPLED_CAMERAS)
+        cameras = self.cameras[::step][:SAMPLED_CAMERAS]
         static = self.fitted_static(encoder)
         coded = () if static is None else (_through(encoder, static, info.sh_degree, static=True),)
         errors = []
@@ -368,28 +360,14 @@ class _Job:
             original = [part.unpack() for part in self.reader.packed(index)]
             for camera in cameras:
                 watch()
-                errors.append(_error(original, parts, camera, info.settings))
-        return -10 * math.log10(max(float(np.mean(errors)), 1e-12))
+                errors.append(picture_error(original, parts, camera, info.settings))
+        return psnr_of(errors)
 
 
 def _through(encoder: Encoder, splats: Splats, sh_degree: int, *, static: bool = False) -> Splats:
     """Points as they come out of the codec."""
     chunk = encoder.encode(splats, "sample", static=static)
     return DECODERS[encoder.name](chunk.data, chunk.points, sh_degree, "sample").unpack()
-
-
-def _error(
-    first: Sequence[Splats], second: Sequence[Splats], camera: Camera, settings: PeelSettings
-) -> float:
-    """Mean squared difference of two pictures, over what either covers."""
-    pictures = [
-        render_scene([Instance(part, IDENTITY) for part in parts], camera, settings).rgba
-        for parts in (first, second)
-    ]
-    covered = (pictures[0][..., 3] > 0) | (pictures[1][..., 3] > 0)
-    if not covered.any():
-        return 0.0
-    return float(((pictures[0] - pictures[1])[covered][:, :3] ** 2).mean())
 
 
 def _in_threads(function: Callable[[T], object], items: Iterable[T]) -> Iterator:

@@ -21,6 +21,7 @@ from ..clip.codecs import FieldPoints as FieldEncoder
 from ..clip.fragment import EncodedField, EncodedFragment
 from ..clip.pack import Packed, PackSettings, refuse_own_source, write_packed
 from ..clip.reader import ClipReader
+from ..clip.target import Target, clip_psnr
 from ..errors import CaptureError, ClipError, PeelError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.importance import importance, worth_keeping
@@ -37,6 +38,8 @@ from .plane_field import plane_field
 log = logging.getLogger(__name__)
 
 CODECS = (codebook.NAME, kplanes.NAME)
+#: Clips that are written in search of a target, at most.
+_TRIALS = 8
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def pack_fields(
     output: Path,
     settings: FieldPackSettings | None = None,
     *,
+    target: Target | None = None,
     capture: Path | None = None,
     jobs: int = 1,
     max_memory: int | None = None,
@@ -78,7 +82,8 @@ def pack_fields(
 ) -> Packed:
     """Write the clip of a finished reconstruction with the codec "codebook" or "kplanes".
 
-    Where frames were trained without a field, one is fitted to their points first. capture: the
+    Where frames were trained without a field, one is fitted to their points first. target: looks
+    for the coarseness that just meets it, with fields that stay what they are. capture: the
     footage, if it is not where the reconstruction found it; without it codes cannot be tuned, which
     is said. jobs: processes. Raises PeelError; an older `output` then stays as it was.
     """
@@ -88,7 +93,9 @@ def pack_fields(
     packer = prepare_fields(
         directory, settings, capture=capture, jobs=jobs, max_memory=max_memory, progress=progress
     )
-    return packer.write(output, settings.coarseness, progress)
+    if target is None:
+        return packer.write(output, settings.coarseness, progress)
+    return packer.write_for(output, target, progress)
 
 
 def prepare_fields(
@@ -186,6 +193,29 @@ class FieldPacker:
             1 - kept / every if every else 0.0,
             coarseness,
         )
+
+    def write_for(
+        self, output: Path, target: Target, progress: ProgressCallback = silent
+    ) -> Packed:
+        """The clip whose steps just meet the target. Raises PeelError, also where none do."""
+        trial = output.with_name(f".{output.name}.trial")
+
+        def measure(coarseness: float) -> float:
+            packed = self.write(trial, coarseness, progress)
+            if target.nbytes is not None:
+                return packed.nbytes
+            with ClipReader(self.folder.clip) as original, ClipReader(trial) as coded:
+                return clip_psnr(original, coded)
+
+        try:
+            coarseness = target.factor(measure, _TRIALS)
+            if coarseness is None:
+                raise target.unreachable(self.folder.root)
+            packed = self.write(trial, coarseness, progress)
+            trial.replace(output)
+            return packed
+        finally:
+            trial.unlink(missing_ok=True)
 
 
 def _footage(

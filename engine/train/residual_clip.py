@@ -17,6 +17,7 @@ from ..clip.predictive import Steps, position_step
 from ..clip.quantize import SH_PEAK
 from ..clip.reader import ClipReader
 from ..clip.residual import NAME, encode_residual
+from ..clip.target import Target, clip_psnr
 from ..errors import CaptureError, ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.importance import importance, worth_keeping
@@ -31,6 +32,8 @@ from .run import Run
 
 #: Most that one point counts, in means: a few that fill a picture would leave nothing to the rest.
 _MOST_IMPORTANT = 5.0
+#: Trainings of one fragment in search of a target, and of the whole clip, at most.
+_TRIALS, _WHOLE_TRIALS = 5, 3
 #: A lattice's step is written with four digits and never becomes shorter than what is asked for.
 _JUST_BELOW = 1 - 1e-7
 
@@ -40,6 +43,7 @@ def pack_residual(
     output: Path,
     settings: ResidualSettings,
     *,
+    target: Target | None = None,
     capture: Path | None = None,
     frames: Sequence[int] | None = None,
     max_memory: int | None = None,
@@ -47,14 +51,70 @@ def pack_residual(
 ) -> Packed:
     """Write the clip of a reconstruction with fields that are trained on its capture.
 
-    directory: of a finished reconstruction of explicit points. capture: where it is now, if it has
-    been moved. frames: labels, consecutive ones of the reconstruction's; default all. Raises
-    PeelError; an older `output` then stays as it was.
+    directory: of a finished reconstruction of explicit points. target: looks for lambda and steps
+    that just meet it, with the fragment in the middle of the clip, which is trained several times.
+    capture: where it is now, if it has been moved. frames: labels, consecutive ones of the
+    reconstruction's; default all. Raises PeelError; an older `output` then stays as it was.
     """
     folder, output = Folder(Path(directory)), Path(output)
     refuse_own_source(folder.clip, output)
     run = open_source(folder, capture, frames, max_memory=max_memory, progress=progress)
+    if target is None:
+        return _packed(run, output, settings, run.plan.frames, 1.0, progress)
+    trial = output.with_name(f".{output.name}.trial")
+    try:
+        wanted = target
+        for _ in range(_WHOLE_TRIALS):
+            factor = _factor(run, settings, wanted, trial, progress)
+            packed = _packed(run, trial, settings.scaled(factor), run.plan.frames, factor, progress)
+            if target.nbytes is None or packed.nbytes <= target.nbytes:
+                trial.replace(output)
+                return packed
+            # The other fragments are larger than the one in the middle.
+            wanted = Target(nbytes=int(0.97 * wanted.nbytes * target.nbytes / packed.nbytes))
+        raise target.unreachable(folder.root)
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _factor(
+    run: Run, settings: ResidualSettings, target: Target, trial: Path, progress: ProgressCallback
+) -> float:
+    """Of the steps with which the fragment in the middle of the clip meets the target."""
     labels = run.plan.frames
+    first = len(labels) // 2 // settings.gop * settings.gop
+    group = labels[first : first + settings.gop]
+    # A shorter one at the end of a clip is no measure of the others.
+    if len(group) < settings.gop and first:
+        first -= settings.gop
+        group = labels[first : first + settings.gop]
+    with ClipReader(run.folder.clip) as original:
+        before = load_plan(run.folder).frames.index(group[0])
+
+        def measure(factor: float) -> float:
+            packed = _packed(run, trial, settings.scaled(factor), group, factor, progress)
+            with ClipReader(trial) as coded:
+                if target.psnr is not None:
+                    return clip_psnr(original, coded, before)
+                own = sum(map(coded.frame_nbytes, range(len(group))))
+                return packed.nbytes + (own + coded.shared_nbytes) * (len(labels) / len(group) - 1)
+
+        factor = target.factor(measure, _TRIALS)
+    if factor is None:
+        raise target.unreachable(run.folder.root)
+    return factor
+
+
+def _packed(
+    run: Run,
+    output: Path,
+    settings: ResidualSettings,
+    labels: Sequence[int],
+    coarseness: float,
+    progress: ProgressCallback,
+) -> Packed:
+    """Frames of a reconstruction as a clip, trained with these settings."""
+    folder = run.folder
     fragments: list[TrainedFragment] = []
     for first in range(0, len(labels), settings.gop):
         group = labels[first : first + settings.gop]
@@ -95,7 +155,8 @@ def pack_residual(
             first_frame=labels[0],
         )
     nbytes = output.stat().st_size
-    return Packed(written, nbytes, source_nbytes, 1 - kept / before if before else 0.0, 1.0)
+    pruned = 1 - kept / before if before else 0.0
+    return Packed(written, nbytes, source_nbytes, pruned, coarseness)
 
 
 def open_source(
