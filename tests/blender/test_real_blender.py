@@ -17,7 +17,7 @@ import pytest
 bpy = pytest.importorskip("bpy", reason="needs bpy to read back the pictures")
 from peel4d.addon.render.color import scene_linear_from_clip
 from peel4d.engine.clip.reader import ClipReader
-from peel4d.engine.render.backend import render
+from peel4d.engine.render.backend import Instance, render_scene
 
 CHROOT = os.environ.get("PEEL4D_BLENDER_CHROOT")
 ZIP = os.environ.get("PEEL4D_EXTENSION")
@@ -92,11 +92,13 @@ def clip(blender, clip_path) -> Path:
     return Path(shutil.copy(clip_path, blender.folder / "good.p4d"))
 
 
-def engine_pictures(clip: Path):
+def engine_pictures(clip: Path, samples: int = 2):
+    """Of all frames, with as many samples as final renders have by default."""
     with ClipReader(clip) as reader:
         camera = reader.info.cameras[0].camera()
         for index in range(reader.info.frame_count):
-            yield render(reader.frame(index), camera, reader.info.settings)
+            scene = [Instance(reader.frame(index), np.eye(4))]
+            yield render_scene(scene, camera, reader.info.settings, samples=samples)
 
 
 def test_the_animation_equals_the_engines_pictures(blender, clip, read_exr):
@@ -198,7 +200,7 @@ def composite(blender, clip) -> str:
 def test_an_animation_composited_with_cycles(blender, clip, composite):
     rendered = blender("-b", composite, "-a")
     assert rendered.returncode == 0, rendered.stdout
-    for index, expected in zip(range(2), engine_pictures(clip), strict=False):
+    for index, expected in zip(range(2), engine_pictures(clip, samples=1), strict=False):
         image = bpy.data.images.load(str(blender.folder / f"composed_{index + 1:04d}.png"))
         image.colorspace_settings.name = "Non-Color"
         pixels = np.array(image.pixels[:]).reshape(image.size[1], image.size[0], 4)[::-1]

@@ -122,6 +122,9 @@ def final_render(region, space, viewport):
 
 def graphics(region, space, viewport):
     """The same picture from Blender's graphics device, refined step by step; its figures."""
+    bpy.context.scene.peel4d.samples = "1"  # as many as the graphics device draws
+    yield 0.3
+    yield from w.until_drawn()
     wanted = w.shown(region) / 255.0
     choose("GL", region)
     viewport.ui_seconds.clear()
