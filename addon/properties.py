@@ -201,8 +201,8 @@ class Peel4DSceneProperties(bpy.types.PropertyGroup):
     )
     samples: EnumProperty(
         name="Samples",
-        description="Samples per pixel along each axis in final renders, and in the viewport when it "
-        "is still and the CPU or CUDA draws it",
+        description="Samples per pixel along each axis in final renders, and in the viewport when "
+        "it is still and the CPU or CUDA draws it",
         items=(
             ("1", "1", "One sample, the points' rims as they are"),
             ("2", "2", "2 x 2 samples per pixel"),
