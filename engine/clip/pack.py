@@ -26,11 +26,13 @@ from .predictive import STATIC_STEPS, Steps, position_step
 from .reader import ClipReader
 from .schema import encode_info
 from .target import (
-    SAMPLED_CAMERAS,
     SAMPLED_FRAMES,
     Target,
     picture_error,
     psnr_of,
+    sampled_cameras,
+    sampled_frames,
+    trial_file,
 )
 from .writer import write_clip
 
@@ -116,21 +118,18 @@ def pack(
     refuse_own_source(source, output)
     with ClipReader(source, cache_frames=1) as reader:
         job = _Job(reader, settings, fitter)
-        target, budget = settings.target_bytes, settings.target_bytes
-        trial = output if target is None else output.with_name(f".{output.name}.trial")
-        try:
+        target = budget = settings.target_bytes
+        if target is None:
+            return job.write(output, job.search(None, progress), progress)
+        with trial_file(output) as trial:
             for _ in range(_TRIALS):
                 packed = job.write(trial, job.search(budget, progress), progress)
-                if target is None or packed.nbytes <= target:
-                    if trial != output:
-                        trial.replace(output)
+                if packed.nbytes <= target:
+                    trial.replace(output)
                     return packed
                 # Frames that were not in the sample are larger.
                 budget = int(0.98 * budget * target / packed.nbytes)
             raise job.unreachable()
-        finally:
-            if trial != output:
-                trial.unlink(missing_ok=True)
 
 
 def refuse_own_source(source: Path, output: Path) -> None:
@@ -194,12 +193,8 @@ class _Job:
         self.reader, self.settings, self.fitter = reader, settings, fitter
         self._fitting = threading.Lock()
         self.cameras = [camera.camera() for camera in reader.info.cameras if camera.train]
-        if settings.target_psnr is not None and not self.cameras:
-            raise ClipError(
-                "the clip has no cameras to compare pictures in",
-                where=reader.path,
-                hint="Use --target-size instead",
-            )
+        if settings.target_psnr is not None:
+            sampled_cameras(reader)  # which there must be
         self._static: Splats | None = None
         self._sample: list[tuple[int, Splats]] = []
 
@@ -312,12 +307,10 @@ class _Job:
             return self.settings.coarseness or (1.0 if self.fitter is None else FITTED_COARSENESS)
         fits = budget is not None
         if not self._sample:
-            count = self.reader.info.frame_count
             few = SAMPLED_FRAMES if self.fitter is None else _FITTED_FRAMES
-            chosen = np.unique(np.linspace(0, count - 1, min(count, few)).astype(int))
-            for index in chosen:
+            for index in sampled_frames(self.reader, few):
                 progress(Progress("search", 0, _SEARCH_STEPS))
-                self._sample.append((int(index), self.pruned(int(index))))
+                self._sample.append((index, self.pruned(index)))
 
         tried = 0
 
@@ -349,8 +342,7 @@ class _Job:
     def _psnr(self, coarseness: float, watch: Callable[[], None]) -> float:
         """Of the sampled frames in some cameras, against the source."""
         encoder, info = self.encoder(coarseness), self.reader.info
-        step = max(1, len(self.cameras) // SAMPLED_CAMERAS)
-        cameras = self.cameras[::step][:SAMPLED_CAMERAS]
+        cameras = sampled_cameras(self.reader)
         static = self.fitted_static(encoder)
         coded = () if static is None else (_through(encoder, static, info.sh_degree, static=True),)
         errors = []

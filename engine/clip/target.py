@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,23 +97,43 @@ def clip_psnr(original: ClipReader, coded: ClipReader, first: int = 0) -> float:
     first: the source's frame that is the packed clip's first one. Raises ClipError where the source
     has no cameras.
     """
-    cameras = [camera.camera() for camera in original.info.cameras if camera.train]
-    if not cameras:
-        raise ClipError(
-            "the clip has no cameras to compare pictures in",
-            where=original.path,
-            hint="Use --target-size instead",
-        )
-    cameras = cameras[:: max(1, len(cameras) // SAMPLED_CAMERAS)][:SAMPLED_CAMERAS]
-    count = coded.info.frame_count
+    cameras = sampled_cameras(original)
     errors = []
-    for index in np.unique(np.linspace(0, count - 1, min(count, SAMPLED_FRAMES)).astype(int)):
+    for index in sampled_frames(coded, SAMPLED_FRAMES):
         pair = [
-            [part.unpack() for part in reader.packed(int(frame))]
+            [part.unpack() for part in reader.packed(frame)]
             for reader, frame in ((original, first + index), (coded, index))
         ]
         errors += [picture_error(*pair, camera, original.info.settings) for camera in cameras]
     return psnr_of(errors)
+
+
+def sampled_frames(clip: ClipReader, most: int) -> list[int]:
+    """Indices spread over a clip."""
+    count = clip.info.frame_count
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+
+
+def sampled_cameras(clip: ClipReader) -> list[Camera]:
+    """Cameras of a clip that its pictures are compared in. Raises ClipError where it has none."""
+    cameras = [camera.camera() for camera in clip.info.cameras if camera.train]
+    if not cameras:
+        raise ClipError(
+            "the clip has no cameras to compare pictures in",
+            where=clip.path,
+            hint="Use --target-size instead",
+        )
+    return cameras[:: max(1, len(cameras) // SAMPLED_CAMERAS)][:SAMPLED_CAMERAS]
+
+
+@contextmanager
+def trial_file(output: Path) -> Iterator[Path]:
+    """A file beside `output` for clips that may not be what is wanted; it does not stay."""
+    trial = output.with_name(f".{output.name}.trial")
+    try:
+        yield trial
+    finally:
+        trial.unlink(missing_ok=True)
 
 
 def psnr_of(errors: Sequence[float]) -> float:

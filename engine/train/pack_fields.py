@@ -21,7 +21,7 @@ from ..clip.codecs import FieldPoints as FieldEncoder
 from ..clip.fragment import EncodedField, EncodedFragment
 from ..clip.pack import Packed, PackSettings, refuse_own_source, write_packed
 from ..clip.reader import ClipReader
-from ..clip.target import Target, clip_psnr
+from ..clip.target import Target, clip_psnr, trial_file
 from ..errors import CaptureError, ClipError, PeelError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.importance import importance, worth_keeping
@@ -198,24 +198,21 @@ class FieldPacker:
         self, output: Path, target: Target, progress: ProgressCallback = silent
     ) -> Packed:
         """The clip whose steps just meet the target. Raises PeelError, also where none do."""
-        trial = output.with_name(f".{output.name}.trial")
+        with trial_file(output) as trial:
 
-        def measure(coarseness: float) -> float:
-            packed = self.write(trial, coarseness, progress)
-            if target.nbytes is not None:
-                return packed.nbytes
-            with ClipReader(self.folder.clip) as original, ClipReader(trial) as coded:
-                return clip_psnr(original, coded)
+            def measure(coarseness: float) -> float:
+                packed = self.write(trial, coarseness, progress)
+                if target.nbytes is not None:
+                    return packed.nbytes
+                with ClipReader(self.folder.clip) as original, ClipReader(trial) as coded:
+                    return clip_psnr(original, coded)
 
-        try:
             coarseness = target.factor(measure, _TRIALS)
             if coarseness is None:
                 raise target.unreachable(self.folder.root)
             packed = self.write(trial, coarseness, progress)
             trial.replace(output)
             return packed
-        finally:
-            trial.unlink(missing_ok=True)
 
 
 def _footage(

@@ -17,7 +17,7 @@ from ..clip.predictive import Steps, position_step
 from ..clip.quantize import SH_PEAK
 from ..clip.reader import ClipReader
 from ..clip.residual import NAME, encode_residual
-from ..clip.target import Target, clip_psnr
+from ..clip.target import Target, clip_psnr, trial_file
 from ..errors import CaptureError, ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
 from ..render.importance import importance, worth_keeping
@@ -61,8 +61,7 @@ def pack_residual(
     run = open_source(folder, capture, frames, max_memory=max_memory, progress=progress)
     if target is None:
         return _packed(run, output, settings, run.plan.frames, 1.0, progress)
-    trial = output.with_name(f".{output.name}.trial")
-    try:
+    with trial_file(output) as trial:
         wanted = target
         for _ in range(_WHOLE_TRIALS):
             factor = _factor(run, settings, wanted, trial, progress)
@@ -73,8 +72,6 @@ def pack_residual(
             # The other fragments are larger than the one in the middle.
             wanted = Target(nbytes=int(0.97 * wanted.nbytes * target.nbytes / packed.nbytes))
         raise target.unreachable(folder.root)
-    finally:
-        trial.unlink(missing_ok=True)
 
 
 def _factor(
