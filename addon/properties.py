@@ -16,6 +16,7 @@ from bpy.props import (
     StringProperty,
 )
 
+from ..engine.render.settings import DEFAULT_SAMPLES
 from .property_changes import clip_changed, clip_path_changed, follow_crop_object, viewports_changed
 
 #: Since 4.5 a property has to say that `//` is meant; before, the word is unknown and // works.
@@ -208,7 +209,7 @@ class Peel4DSceneProperties(bpy.types.PropertyGroup):
             ("2", "2", "2 x 2 samples per pixel"),
             ("4", "4", "4 x 4 samples per pixel"),
         ),
-        default="2",
+        default=str(DEFAULT_SAMPLES),
         options=set(),
     )
     meshes: EnumProperty(

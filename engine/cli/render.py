@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import OutputError, PeelError
 from ..render.backend import BACKENDS, Instance, render_scene
+from ..render.settings import DEFAULT_SAMPLES
 from .arguments import parse_memory, parse_size, positive_float, positive_int
 from .console import progress_reporter
 
@@ -52,9 +53,9 @@ def add_parser(commands) -> None:
         "--samples",
         type=int,
         choices=(1, 2, 4),
-        default=2,
+        default=DEFAULT_SAMPLES,
         help="per pixel along each axis; 1 is faster and leaves the rims of the points jagged "
-        "(default 2)",
+        "(default %(default)s)",
     )
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="default: CUDA where there is a GPU"

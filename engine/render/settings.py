@@ -11,6 +11,8 @@ import numpy as np
 from ..errors import CoreError
 
 MAX_LAYERS = 64
+#: Along each axis of a pixel in final pictures where nothing else is asked for.
+DEFAULT_SAMPLES = 2
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..progress import Progress, ProgressCallback, silent
 from ..render.backend import Instance, render_scene
 from ..render.camera import Camera
 from ..render.core import IDENTITY
-from ..render.settings import PeelSettings
+from ..render.settings import DEFAULT_SAMPLES, PeelSettings
 from ..render.splats import PackedSplats, Splats
 from ..render.window import Window
 from .checkpoint import load_tensors
@@ -30,8 +30,6 @@ from .plates import composite, load_plates
 from .run import Run
 
 STAGES = ("final", "initial")
-#: Along each axis of a pixel, as final renders have them by default.
-SAMPLES = 2
 
 
 def evaluate(
@@ -129,7 +127,7 @@ def evaluate(
         region,
         stage=stage,
         camera_color="mean",
-        samples=SAMPLES,
+        samples=DEFAULT_SAMPLES,
         background="model" if modelled else _background(plates, indices),
         skipped=skipped,
         render_seconds_per_image=seconds / len(scores),
@@ -153,7 +151,7 @@ def _picture(
 ) -> np.ndarray:
     """What the rig's mean camera would see in a final render, (H, W, 4) premultiplied."""
     scene = [Instance(part, IDENTITY, id=0) for part in points]
-    rgba = torch.from_numpy(render_scene(scene, camera, settings, samples=SAMPLES).rgba)
+    rgba = torch.from_numpy(render_scene(scene, camera, settings, samples=DEFAULT_SAMPLES).rgba)
     rgba[..., :3] = color(None, rgba[..., :3], rgba[..., 3:], camera)
     return rgba.numpy()
 
