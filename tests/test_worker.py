@@ -53,7 +53,10 @@ def test_it_says_what_it_does(uninterrupted):
 
 def test_previews_are_clips_of_the_running_frame(uninterrupted):
     previews = [e for e in uninterrupted["events"] if e["event"] == "preview"]
-    assert len(previews) >= 3 and {e["frame"] for e in previews} == {0, 1}
+    # Of the earliest frame in training: where two train at once, the second has its turn only if
+    # the first is done before it.
+    shown = [e["frame"] for e in previews]
+    assert len(previews) >= 3 and shown[0] == 0 and shown == sorted(shown) and shown[-1] <= 1
     with ClipReader(previews[-1]["path"]) as clip, ClipReader(uninterrupted["last"]["clip"]) as all:
         frame = previews[-1]["frame"]
         assert clip.info.frame_count == 1 and clip.info.first_frame == frame
