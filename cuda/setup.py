@@ -62,8 +62,8 @@ def build(target: Path) -> None:
         units.append(("kernels_avx2", "kernels.cpp", ["-DPEEL_ISA=avx2", *avx2]))
         units.append(("kernels_avx512", "kernels.cpp", ["-DPEEL_ISA=avx512", *avx512]))
     common = ["-DPEEL_WITH_X86"] if x86 else []
-    sources = ("depth_sort", "frame", "gaussians", "peel4d", "point_codec", "symbol_coder")
-    sources += ("thread_pool", "tile_lists")
+    sources = ("depth_sort", "frame", "gaussians", "peel4d", "picture_loss", "point_codec")
+    sources += ("symbol_coder", "thread_pool", "tile_lists")
     units += [(name, f"{name}.cpp", common) for name in sources]
     with tempfile.TemporaryDirectory() as folder:
         objects = []

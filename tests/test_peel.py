@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peel4d.engine.render import core
-from peel4d.engine.render.backend import Instance, render, render_scene
+from peel4d.engine.render.backend import render
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.reference import (
     ambiguous_pixels,
@@ -435,26 +435,6 @@ def test_autograd_of_no_points():
     rgba, _ = peel_autograd.peel(*points, look(), PeelSettings())
     rgba.sum().backward()
     assert points[3].grad.shape == (0, 4, 3)
-
-
-@pytest.mark.parametrize("samples", [2, 4])
-def test_training_takes_the_samples_that_a_display_takes(samples):
-    camera, peel = look(16, 12), PeelSettings(layers=12)
-    points = cloud(19, 100, 4, radii=(0.02, 0.3))
-    learned = tensors(points)
-    rgba, depth = peel_autograd.peel(*learned, camera, peel, samples)
-    shown = render_scene([Instance(Splats(*points), np.eye(4))], camera, peel, samples=samples)
-    np.testing.assert_allclose(rgba.detach().numpy(), shown.rgba, atol=1e-6)
-    assert np.abs(core.forward(*points, camera, peel)["rgba"] - shown.rgba).max() > 0.02
-    (rgba.square().sum() + depth.square().sum()).backward()
-    twin = tensors(points)
-    finer = camera.scaled(samples * 16, samples * 12)
-    for taken in peel_torch.peel(*twin, finer, peel):
-        mean = taken.unflatten(1, (16, samples)).unflatten(0, (12, samples)).mean((1, 3))
-        mean.square().sum().backward(retain_graph=True)
-    for one, other in zip(learned, twin, strict=True):
-        distance = torch.linalg.norm(one.grad - other.grad)
-        assert distance < 1e-4 * torch.linalg.norm(other.grad)
 
 
 @pytest.mark.parametrize("count", [255, 256, 257, 512, 700])

@@ -9,6 +9,7 @@
 #define PEEL_STRING(x) PEEL_STRING_(x)
 
 #include "kernels_gaussians.h"
+#include "kernels_picture.h"
 #include "kernels_points.h"
 #include "kernels_tiles.h"
 
@@ -19,7 +20,7 @@ extern const Kernels kernels = {
     PEEL_STRING(PEEL_ISA), project_points,  forward_tile,     clear_tile,
     backward_tile,         backward_points, finish_streaming, draw_gaussians,
     differentiate_gaussians, gaussian_bytes, gaussian_floats, read_gaussian_gradient,
-    gaussian_residual,
+    gaussian_residual,       picture_memory, mask_sums,       picture_band,
 };
 
 }  // namespace PEEL_ISA

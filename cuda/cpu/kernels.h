@@ -124,6 +124,36 @@ struct GaussianTile {
   int x, y;  // top-left pixel in the window
 };
 
+// What training compares: a picture of points, the camera's tone, and what the camera saw. Arrays as
+// in peel4d_truth and peel4d_tone.
+struct PictureTask {
+  int width, height, samples;
+  const float* rgba;
+  float* d_rgba;
+  const uint8_t *truth, *background, *region, *mask, *known;  // the last two may be null
+  float x, dx, y, dy;
+  float gain[3], offset[3], vignetting[2][3];
+  float color_weight;                // of a squared difference
+  float unlike_weight;               // of 1 - SSIM in a pixel and channel
+  float dssim_weight;                // of their sum in the loss; 0: it is not formed
+  float mask_inside, mask_outside;   // dL/dalpha where the mask is known
+  bool tone;                         // whether its gradient is wanted
+};
+
+// Of a band of rows. tone: gain, offset and the two vignettings by channel.
+struct PictureSums {
+  double error, unlike, tone[12];
+};
+
+// Coverage inside the mask, coverage, and the mask, where it is known.
+struct MaskSums {
+  double both, covered, masked;
+};
+
+// Side of the window of SSIM in training, and rows of a band, which do not depend on the threads.
+constexpr int kPictureWindow = 7;
+constexpr int kPictureBand = 32;
+
 struct Kernels {
   const char* name;
   // Returns how many of the points [begin, end) are visible; range covers their keys.
@@ -151,6 +181,10 @@ struct Kernels {
   // Returns the sum of squared differences from the target; the sums become weight x difference.
   double (*gaussian_residual)(GaussianPlanes& sums, const uint8_t* target, int64_t stride,
                               int width, int height, float weight);
+  // Rows [y0, y1) of a picture, at most kPictureBand. memory: picture_memory(width) floats.
+  int64_t (*picture_memory)(int width);
+  void (*mask_sums)(const PictureTask&, int y0, int y1, float* memory, MaskSums*);
+  void (*picture_band)(const PictureTask&, int y0, int y1, float* memory, PictureSums*);
 };
 
 namespace baseline {

@@ -13,6 +13,7 @@
 #include "frame.h"
 #include "gaussians.h"
 #include "kernels.h"
+#include "picture_loss.h"
 #include "point_codec.h"
 #include "symbol_coder.h"
 #include "thread_pool.h"
@@ -224,6 +225,18 @@ void prepare(const peel4d_camera& camera, const peel4d_settings& settings,
 Mesh prepare(const peel4d_camera& camera, const peel4d_settings& settings, const peel4d_mesh& m) {
   return {view_of(camera, settings, kIdentity), m.position, m.index, m.color, m.holdout, m.id,
           m.count};
+}
+
+bool valid(const peel4d_truth* t) {
+  return t != nullptr && t->size == sizeof *t && t->width > 0 && t->height > 0 &&
+         t->samples >= 1 && t->samples <= 8 && t->pixels > 0 && t->mask_weight >= 0 &&
+         t->dssim_weight >= 0 && t->rgb != nullptr && t->background != nullptr &&
+         t->region != nullptr;
+}
+
+bool too_large(const peel4d_truth& t) {
+  const int64_t width = int64_t{t.width} * t.samples, height = int64_t{t.height} * t.samples;
+  return width > kMostAcross || height > kMostAcross || width * height > kMostPixels;
 }
 
 template <class Function>
@@ -519,6 +532,50 @@ int32_t peel4d_gaussians_fit(const peel4d_window* window, int64_t count, const f
   return guarded([&] {
     *error = peel::fit(kernels(), window_of(*window), {position, cholesky, color, count}, target,
                        stride, {d_position, d_cholesky, d_color});
+    return PEEL4D_OK;
+  });
+}
+
+int32_t peel4d_picture_loss(const peel4d_truth* truth, const float* rgba, const peel4d_tone* tone,
+                            float* d_rgba, peel4d_tone* d_tone, double* loss, double* error) {
+  if (!valid(truth) || rgba == nullptr || d_rgba == nullptr || loss == nullptr ||
+      error == nullptr || tone == nullptr || tone->size != sizeof *tone ||
+      (d_tone != nullptr && d_tone->size != sizeof *d_tone)) {
+    return PEEL4D_INVALID_ARGUMENT;
+  }
+  if (too_large(*truth)) return PEEL4D_TOO_LARGE;
+  return guarded([&] {
+    peel::PictureTask task = {};
+    task.width = truth->width;
+    task.height = truth->height;
+    task.samples = truth->samples;
+    task.rgba = rgba;
+    task.d_rgba = d_rgba;
+    task.truth = truth->rgb;
+    task.background = truth->background;
+    task.region = truth->region;
+    task.mask = truth->mask_weight > 0 ? truth->mask : nullptr;
+    task.known = truth->known;
+    task.x = static_cast<float>(truth->x);
+    task.dx = static_cast<float>(truth->dx);
+    task.y = static_cast<float>(truth->y);
+    task.dy = static_cast<float>(truth->dy);
+    std::memcpy(task.gain, tone->gain, sizeof task.gain);
+    std::memcpy(task.offset, tone->offset, sizeof task.offset);
+    std::memcpy(task.vignetting, tone->vignetting, sizeof task.vignetting);
+    task.dssim_weight = truth->dssim_weight;
+    task.tone = d_tone != nullptr;
+    const peel::PictureLoss result = peel::picture_loss(
+        kernels(), task, truth->pixels, static_cast<double>(truth->mask_weight), truth->threads);
+    *loss = result.loss;
+    *error = result.error;
+    if (d_tone != nullptr) {
+      float gradient[12];
+      for (int j = 0; j < 12; ++j) gradient[j] = static_cast<float>(result.tone[j]);
+      std::memcpy(d_tone->gain, gradient, sizeof d_tone->gain);
+      std::memcpy(d_tone->offset, gradient + 3, sizeof d_tone->offset);
+      std::memcpy(d_tone->vignetting, gradient + 6, sizeof d_tone->vignetting);
+    }
     return PEEL4D_OK;
   });
 }

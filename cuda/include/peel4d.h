@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or the meaning of an argument changes. */
-#define PEEL4D_ABI_VERSION 4
+#define PEEL4D_ABI_VERSION 5
 
 #define PEEL4D_OK 0
 #define PEEL4D_INVALID_ARGUMENT 1 /* null pointer, wrong struct size, sizes or settings out of range */
@@ -234,6 +234,38 @@ PEEL4D_API int32_t peel4d_gaussians_fit(const peel4d_window *window, int64_t cou
                                         const float *color, const uint8_t *target, int64_t stride,
                                         float *d_position, float *d_cholesky, float *d_color,
                                         double *error);
+
+/* What training compares a picture with. All images (height, width, ...). */
+typedef struct peel4d_truth {
+  uint32_t size;
+  int32_t width, height; /* pixels; times samples each 1 .. 32767, together at most 2^28 */
+  int32_t samples;       /* 1 .. 8: rgba has so many per pixel along each axis, their mean counts */
+  int32_t threads;       /* as in peel4d_settings */
+  float mask_weight, dssim_weight; /* >= 0, of the losses beside the colours' mean square */
+  uint32_t reserved;               /* 0 */
+  double pixels;                   /* of the region, > 0 */
+  double x, dx, y, dy; /* tangents of the angle to the optical axis: x + i dx in column i */
+  const uint8_t *rgb, *background; /* (3): what the camera saw, and what is behind the points */
+  const uint8_t *region; /* 1 where colours count */
+  const uint8_t *mask;   /* 1 on the subject, or null: no mask loss */
+  const uint8_t *known;  /* 1 where the mask is believed, or null: everywhere */
+} peel4d_truth;
+
+/* What the camera makes of a colour: (1 + r^2 v_0 + r^4 v_1) (gain colour + offset alpha), by channel. */
+typedef struct peel4d_tone {
+  uint32_t size;
+  float gain[3], offset[3], vignetting[6]; /* (2, 3) */
+} peel4d_tone;
+
+/* error: mean square of picture - rgb over the region, picture = tone(colour) + (1 - alpha)
+ * background. loss: error + mask_weight (1 - soft intersection over union of alpha and mask) +
+ * dssim_weight (1 - SSIM)/2 averaged over the region, with windows of 7 x 7 that end at the image's
+ * edges; outside the region the picture counts as true. d_rgba: dloss/drgba; rgba and d_rgba
+ * (height samples, width samples, 4). d_tone: null, or receives the gradient. Bit-identical for every
+ * number of threads. */
+PEEL4D_API int32_t peel4d_picture_loss(const peel4d_truth *truth, const float *rgba,
+                                       const peel4d_tone *tone, float *d_rgba,
+                                       peel4d_tone *d_tone, double *loss, double *error);
 
 #ifdef __cplusplus
 }

@@ -52,8 +52,13 @@ class CameraColor(torch.nn.Module):
         view: index of the camera, None for the mean camera. camera: that of the picture.
         """
         if view is not None:
-            rgb = rgb * torch.exp(self.log_gain[view]) + alpha * self.offset[view]
+            gain, offset = self.tone(view)
+            rgb = rgb * gain + alpha * offset
         return rgb * self.falloff(camera)
+
+    def tone(self, view: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gain and offset of a camera, (3,) each."""
+        return torch.exp(self.log_gain[view]), self.offset[view]
 
     def falloff(self, camera: Camera) -> torch.Tensor:
         """The vignetting of a picture, (H, W, 3)."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import CoreError
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 INSTALL_HINT = "Install it with: pip install ./cuda (needs g++), or reinstall the extension"
 _HINTS = {
     2: "Close other programs, or use a smaller picture or fewer points",
@@ -133,6 +133,38 @@ class CWindow(_Sized):
     ]
 
 
+class CTruth(_Sized):
+    _fields_ = [
+        ("size", c_uint32),
+        ("width", c_int32),
+        ("height", c_int32),
+        ("samples", c_int32),
+        ("threads", c_int32),
+        ("mask_weight", c_float),
+        ("dssim_weight", c_float),
+        ("reserved", c_uint32),
+        ("pixels", c_double),
+        ("x", c_double),
+        ("dx", c_double),
+        ("y", c_double),
+        ("dy", c_double),
+        ("rgb", c_void_p),
+        ("background", c_void_p),
+        ("region", c_void_p),
+        ("mask", c_void_p),
+        ("known", c_void_p),
+    ]
+
+
+class CTone(_Sized):
+    _fields_ = [
+        ("size", c_uint32),
+        ("gain", c_float * 3),
+        ("offset", c_float * 3),
+        ("vignetting", c_float * 6),
+    ]
+
+
 class CGradients(_Sized):
     _fields_ = [
         ("size", c_uint32),
@@ -204,6 +236,18 @@ def library() -> ctypes.CDLL:
         "peel4d_gaussians_fit": (
             c_int32,
             [POINTER(CWindow), c_int64, *[c_void_p] * 4, c_int64, *[c_void_p] * 4],
+        ),
+        "peel4d_picture_loss": (
+            c_int32,
+            [
+                POINTER(CTruth),
+                c_void_p,
+                POINTER(CTone),
+                c_void_p,
+                POINTER(CTone),
+                POINTER(c_double),
+                POINTER(c_double),
+            ],
         ),
     }
     for name, (result, arguments) in signatures.items():

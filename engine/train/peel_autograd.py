@@ -54,22 +54,14 @@ def peel(
     color: torch.Tensor,
     camera: Camera,
     settings: PeelSettings,
-    samples: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Differentiable depth peeling.
 
     position (N, 3), radius (N,), density (N,), color (N, 3) rgb or (N, B, 3) harmonics; computed
-    in float32 where they are, on the CPU or an NVIDIA GPU. samples: along each axis of a pixel, of
-    which the results are the mean; points that are not larger than a pixel alias with one. Returns
-    rgba (H, W, 4), premultiplied, and depth (H, W), the sum of T_k alpha_k z_k. Source: 4K4D (Xu et
-    al. 2024), section 3.3. Raises CoreError.
+    in float32 where they are, on the CPU or an NVIDIA GPU. Returns rgba (H, W, 4), premultiplied,
+    and depth (H, W), the sum of T_k alpha_k z_k. Source: 4K4D (Xu et al. 2024), section 3.3. Raises
+    CoreError.
     """
-    if samples > 1:
-        height, width = camera.height, camera.width
-        finer = camera.scaled(samples * width, samples * height)
-        rgba, depth = peel(position, radius, density, color, finer, settings)
-        cells = (height, samples, width, samples)
-        return rgba.view(*cells, 4).mean((1, 3)), depth.view(cells).mean((1, 3))
     if position.is_cuda:
         from .peel_cuda import peel as peel_on_gpu
 

@@ -24,10 +24,10 @@ from ..render.splats import SH_C0, Splats
 from .descent import Descent
 from .images import ImageSource
 from .own_values import OwnValues
-from .peel_autograd import peel
+from .picture_loss import picture_loss
 from .residual_settings import ResidualSettings
 from .settings import TrainSettings
-from .trainer import Job, alternating, picture_loss, schedule
+from .trainer import Job, alternating, schedule
 
 #: How much a unit of the field's outputs shows: raw radius, raw density, harmonics.
 _OUTPUT_WEIGHTS = (0.5, 0.2, SH_C0)
@@ -225,8 +225,7 @@ def learn_frame(
         image = images.get(source.frame, view)
         output, (dc, factor) = field(sample), own(settings.joint)
         points = _points(output, dc, factor, position, start, layout)
-        rgba, depth = peel(*points, image.camera, train_settings.peel, train_settings.samples)
-        loss, _ = picture_loss(rgba, depth, layout.spacing, image, view, color, recipes[step % 2])
+        loss, _ = picture_loss(points, layout.spacing, image, view, color, recipes[step % 2])
         if settings.anchor:
             loss = loss + settings.anchor * anchor(points)
         loss = loss + weight * (rate() + (own.bits() if settings.joint else 0.0))

@@ -19,10 +19,9 @@ from ..model.lattice_points import LatticePoints
 from ..model.points import ExplicitPoints, Roughness
 from .checkpoint import load_tensors, save_tensors
 from .descent import Descent
-from .images import ImageSource, TrainingImage
-from .losses import color_loss, depth_loss, mask_loss, structural_dissimilarity
-from .peel_autograd import peel
+from .images import ImageSource
 from .perceptual import load_lpips
+from .picture_loss import picture_loss
 from .settings import TrainSettings
 from .watch import UNWATCHED, Watch
 
@@ -109,40 +108,6 @@ def optimizer_for(
         eps=1e-15,
         fused=True,
     )
-
-
-def picture_loss(
-    rgba: torch.Tensor,
-    depth: torch.Tensor,
-    spacing: float,
-    image: TrainingImage,
-    view: int,
-    color: CameraColor,
-    settings: TrainSettings,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of one rendered crop, and its colour error (mean square) without a gradient.
-
-    rgba, depth: what the peel returns. spacing: of the points, world units.
-    """
-    alpha = rgba[..., 3:]
-    truth = image.truth.float() / 255
-    background = image.background.float() / 255
-    region = image.region.float()
-    picture = color(view, rgba[..., :3], alpha, image.camera) + (1 - alpha) * background
-    error = color_loss(picture, truth, region, image.region_pixels)
-    loss = error
-    if image.mask is not None and settings.mask_weight:
-        known = 1.0 if image.mask_known is None else image.mask_known.float()
-        loss = loss + settings.mask_weight * mask_loss(alpha * known, image.mask.float() * known)
-    if image.depth is not None and settings.depth_weight:
-        loss = loss + settings.depth_weight * depth_loss(depth, alpha[..., 0], image.depth, spacing)
-    if settings.dssim_weight:
-        loss = loss + settings.dssim_weight * structural_dissimilarity(picture, truth, region)
-    lpips = load_lpips() if settings.lpips_weight else None
-    if lpips is not None:
-        pair = [(image * region).permute(2, 0, 1)[None] for image in (picture, truth)]
-        loss = loss + settings.lpips_weight * lpips(*pair)
-    return loss, error.detach()
 
 
 def alternating(settings: TrainSettings) -> tuple[TrainSettings, TrainSettings]:
@@ -238,10 +203,8 @@ def train(
                 break
             time_step, view = order[step]
             image = images.get(job.frames[time_step], view)
-            points = model(time_step)
-            rgba, depth = peel(*points, image.camera, settings.peel, settings.samples)
-            recipe = recipes[step % 2]
-            loss, error = picture_loss(rgba, depth, model.spacing, image, view, color, recipe)
+            points, recipe = model(time_step), recipes[step % 2]
+            loss, error = picture_loss(points, model.spacing, image, view, color, recipe)
             loss = loss + regularization(model, settings)
             descent.step(loss, min(part, 1.0))
             errors.append(error)

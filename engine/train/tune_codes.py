@@ -16,9 +16,8 @@ from ..clip.codebook import Base, Changes, rounded_heads
 from ..model.coded_field import CodedField
 from ..model.kplanes import FieldPoints
 from .descent import Descent
-from .peel_autograd import peel
+from .picture_loss import picture_loss
 from .run import Run
-from .trainer import picture_loss
 
 #: Adam's rates at the start, as fractions of the lattice's step, and for the heads; they fall to a
 #: tenth.
@@ -142,7 +141,6 @@ def _loss(
     image = run.images.get(lesson.frame, lesson.view)
     settings = run.plan.settings
     points = coded(lesson.step, codes)
-    rgba, depth = peel(*points, image.camera, settings.peel, settings.samples)
     # The colours are not learned here, so what asks for sharp pictures has nothing to ask for.
     settings = replace(settings, dssim_weight=0.0, lpips_weight=0.0)
-    return picture_loss(rgba, depth, coded.spacing, image, lesson.view, run.color, settings)[0]
+    return picture_loss(points, coded.spacing, image, lesson.view, run.color, settings)[0]
