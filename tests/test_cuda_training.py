@@ -7,10 +7,12 @@ import torch
 
 from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.errors import ReconstructionError
+from peel4d.engine.train import run as train_run
 from peel4d.engine.train.plan import make_plan
 from peel4d.engine.train.run import training_device
 from peel4d.engine.train.settings import preset
-from peel4d.engine.worker.run import run_plan
+from peel4d.engine.worker import frame_pool
+from peel4d.engine.worker.run import Resources, run_plan
 
 
 def plan_for(folder, model: str):
@@ -31,9 +33,7 @@ def trained(folder, output, model: str, device: str, jobs: int) -> dict:
         plan_for(folder, model),
         output,
         resume=False,
-        max_memory=None,
-        device=device,
-        jobs=jobs,
+        resources=Resources(device=device, jobs=jobs),
         progress=lambda _: None,
     )
 
@@ -60,3 +60,29 @@ def test_no_gpu_says_so():
         training_device("cuda")
     with pytest.raises(ReconstructionError, match="no device called 'tpu'"):
         training_device("tpu")
+
+
+def test_the_limit_of_a_gpus_memory_is_shared_out(monkeypatch, ball_capture, tmp_path):
+    """What happens up to the device itself: torch and the core's fake GPU only note the limit."""
+    limits, opened = [], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(train_run, "limit_vram", limits.append)
+
+    class Pool:
+        pids, memory_bytes = (), 0
+
+        def __init__(self, output, jobs, **options):
+            opened.append((jobs, options["max_vram"]))
+            raise ReconstructionError("far enough")
+
+    monkeypatch.setattr(frame_pool, "FramePool", Pool)
+    monkeypatch.setattr(frame_pool, "processors", lambda: 64)
+    with pytest.raises(ReconstructionError, match="far enough"):
+        run_plan(
+            plan_for(ball_capture, "explicit"),
+            tmp_path,
+            resume=False,
+            resources=Resources(max_vram=3 << 30, jobs=2),
+            progress=lambda _: None,
+        )
+    assert limits == [1 << 30] and opened == [(2, 1 << 30)]

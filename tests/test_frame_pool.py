@@ -119,8 +119,8 @@ def test_an_error_of_one_is_the_error_of_all(ball_capture, tmp_path):
 
 
 def test_how_many(monkeypatch):
-    def asked(jobs, units, *, memory=None, gpu=False):
-        return jobs_for(jobs, units, memory=memory, gpu=gpu)
+    def asked(jobs, units, *, memory=None, **gpu):
+        return jobs_for(jobs, units, memory=memory, **gpu)
 
     monkeypatch.setattr(frame_pool, "processors", lambda: 2)
     assert [asked(None, units) for units in (1, 2, 4, 30)] == [1, 1, 2, 2]
@@ -128,3 +128,5 @@ def test_how_many(monkeypatch):
     monkeypatch.setattr(frame_pool, "processors", lambda: 64)
     assert asked(None, 30, gpu=True) == 8 and asked(None, 6, gpu=True) == 3
     assert [asked(None, 30, memory=n << 30) for n in (1, 3, 4, 100)] == [1, 1, 2, 8]
+    assert [asked(None, 30, gpu=True, vram=n << 30) for n in (1, 3, 8, 80)] == [1, 2, 7, 8]
+    assert asked(None, 30, vram=1 << 30) == 8  # of a GPU that is not used

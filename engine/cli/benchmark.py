@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         return _rate(options)
     if options.what == "video":
         return _video(options)
-    from ..worker.run import needs, run_plan
+    from ..worker.run import Resources, needs, run_plan
 
     if options.output is None:
         options.output = Path(f"quality-{options.capture.resolve().name}")
@@ -70,10 +70,7 @@ def run(options: argparse.Namespace) -> int:
                 plan,
                 options.output,
                 resume=False,
-                max_memory=options.max_memory,
-                device=options.device,
-                jobs=options.jobs,
-                time_budget=options.time_budget,
+                resources=Resources.of(options),
                 progress=progress,
             )
             result = quality.measure_quality(

@@ -63,6 +63,9 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     """What one process that trains may use."""
     parser.add_argument("--max-memory", type=parse_memory, metavar="4G")
     parser.add_argument(
+        "--max-vram", type=parse_memory, metavar="8G", help="of the GPU; default: what is free"
+    )
+    parser.add_argument(
         "--device",
         default="auto",
         choices=("auto", "cpu", "cuda"),
@@ -114,7 +117,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..worker.run import needs, run_plan
+    from ..worker.run import Resources, needs, run_plan
 
     try:
         plan = plan_of(options)
@@ -126,10 +129,7 @@ def run(options: argparse.Namespace) -> int:
                 plan,
                 options.output,
                 resume=options.resume,
-                max_memory=options.max_memory,
-                device=options.device,
-                jobs=options.jobs,
-                time_budget=options.time_budget,
+                resources=Resources.of(options),
                 progress=progress,
             )
     except ModuleNotFoundError as error:

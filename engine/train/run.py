@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,24 @@ def training_device(name: str) -> torch.device:
     if name == "cuda":
         raise ReconstructionError(f"cannot train on a GPU: {problem}", hint=hint)
     return torch.device("cpu")
+
+
+def may_use_gpu(name: str) -> bool:
+    """Whether `training_device` would look for a GPU and torch sees one; nothing is opened."""
+    return name != "cpu" and torch.cuda.is_available()
+
+
+def free_vram() -> int:
+    """Bytes of the GPU that nobody uses."""
+    return torch.cuda.mem_get_info(0)[0]
+
+
+def limit_vram(nbytes: int) -> None:
+    """Let this process have so many bytes of the GPU, at most: torch's tensors, and what the splat
+    core puts there. What the driver itself needs comes on top."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, nbytes / total), 0)
+    os.environ["PEEL4D_MAX_VRAM"] = str(nbytes)  # read when the core opens the GPU
 
 
 @dataclass(eq=False)

@@ -55,19 +55,19 @@ class TrainSettings:
     field_rate: float = 1e-2
     head_rate: float = 2e-3
     decay: float = 0.1
-    mask_weight: float = 1e-3
+    mask_weight: float = 1e-2
     dssim_weight: float = 0.02
     lpips_weight: float = 1e-3
     depth_weight: float = 0.0
     position_roughness: float = 1e-2
-    offset_roughness: float = 2e-3
+    offset_roughness: float = 6e-3
     color_roughness: float = 8e-3
     shimmer: float = 0.1
-    background_steps: int = 1200
+    background_steps: int = 1000
     background_radius: float = 1.4
     background_layers: int = 16
-    background_samples: int = 1
-    background_pixels: float = 4.0
+    background_samples: int = 2
+    background_pixels: float = 3.0
     background_maps: int = 160
     seed: int = 0
 
@@ -101,15 +101,20 @@ class TrainSettings:
 
 
 PRESETS = {
-    "draft": TrainSettings(steps=120, background_steps=250, background_maps=112),
+    "draft": TrainSettings(
+        steps=120,
+        background_steps=250,
+        background_samples=1,
+        background_pixels=4.0,
+        background_maps=112,
+    ),
     "standard": TrainSettings(),
     "high": TrainSettings(
         steps=1000,
         samples=2,
         depth_pixels=1.3,
         dssim_weight=0.03,
-        background_samples=2,
-        background_pixels=3.0,
+        background_steps=1200,
     ),
 }
 

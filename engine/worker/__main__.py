@@ -27,7 +27,7 @@ from .faults import explain
 from .lifeline import die_with, listen
 from .pack import add_arguments as add_pack_arguments
 from .pack import run as run_pack
-from .run import explained, plan_to_resume, run_plan
+from .run import Resources, explained, plan_to_resume, run_plan
 
 INTERNAL = 1
 CANCELLED = 130
@@ -128,10 +128,7 @@ def _reconstruct(options: argparse.Namespace) -> int:
                 plan,
                 options.output,
                 resume=resume or options.resume,
-                max_memory=options.max_memory,
-                device=options.device,
-                jobs=options.jobs,
-                time_budget=options.time_budget,
+                resources=Resources.of(options),
                 progress=progress,
                 watch=supervision,
             )
@@ -155,7 +152,14 @@ def _frames(options: argparse.Namespace) -> int:
     listen(orders.cancel, orders.hear)
     try:
         with explained(options.output):
-            serve(folder, orders, emit, max_memory=options.max_memory, device=options.device)
+            serve(
+                folder,
+                orders,
+                emit,
+                max_memory=options.max_memory,
+                max_vram=options.max_vram,
+                device=options.device,
+            )
     except Cancelled:
         return CANCELLED
     return 0

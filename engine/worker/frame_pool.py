@@ -29,6 +29,9 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 _MOST = 8
 #: What each of them holds, and the one that starts them, of captures of common size.
 _PROCESS_BYTES, _OWN_BYTES = 1 << 30, 3 << 29
+#: What each of them, and the one that starts them, holds of a GPU: 0.8 GB on an H200, half of it
+#: CUDA's own.
+_PROCESS_VRAM = 1 << 30
 #: Seconds between looks at the watch.
 _POLL = 0.05
 
@@ -44,12 +47,15 @@ def processors() -> int:
 class FramePool:
     """Processes that train the frames of the reconstruction in `output`; a context manager.
 
-    jobs: how many. max_memory: bytes for the images of all. device: see `training_device`. They
-    start at once and load their libraries while the shared stage runs; leaving the context ends
-    them. memory_bytes: the most that those which have trained a frame held, together.
+    jobs: how many. max_memory: bytes for the images of all. max_vram: bytes of the GPU for each of
+    them, or None. device: see `training_device`. They start at once and load their libraries while
+    the shared stage runs; leaving the context ends them. memory_bytes: the most that those which
+    have trained a frame held, together.
     """
 
-    def __init__(self, output: Path, jobs: int, *, max_memory: int, device: str):
+    def __init__(
+        self, output: Path, jobs: int, *, max_memory: int, max_vram: int | None, device: str
+    ):
         self._events: queue.SimpleQueue[tuple[_Member, dict | None]] = queue.SimpleQueue()
         self._output = output
         self._jobs = jobs
@@ -59,6 +65,8 @@ class FramePool:
             "--device",
             device,
         ]
+        if max_vram is not None:
+            self._options += ["--max-vram", f"{max(1, max_vram >> 10)}K"]
         self._members: list[_Member] = []
 
     def __enter__(self) -> FramePool:
@@ -200,15 +208,25 @@ def _error(event: dict) -> PeelError:
     return error
 
 
-def jobs_for(jobs: int | None, units: int, *, memory: int | None, gpu: bool) -> int:
+def jobs_for(
+    jobs: int | None,
+    units: int,
+    *,
+    memory: int | None,
+    gpu: bool = False,
+    vram: int | None = None,
+) -> int:
     """How many processes to train so many units with.
 
     jobs: what was asked for, None for as many as use the machine well. memory: bytes that all of
-    them may hold, with the process that starts them; None where that is not known.
+    them may hold, with the process that starts them; None where that is not known. vram: the same
+    of the GPU.
     """
     if jobs is None:
         # A start costs as much as two or three frames.
         jobs = min(_MOST, processors() // 2 if gpu else processors(), units // 2)
         if memory is not None:
             jobs = min(jobs, (memory - _OWN_BYTES) // _PROCESS_BYTES)
+        if gpu and vram is not None:
+            jobs = min(jobs, vram // _PROCESS_VRAM - 1)
     return max(1, min(jobs, units))

@@ -20,7 +20,7 @@ from ..render.splats import Splats
 from ..train.checkpoint import save_splats
 from ..train.frames import Unit, train_unit
 from ..train.plan import Folder, load_plan
-from ..train.run import Run, open_run, training_device
+from ..train.run import Run, limit_vram, open_run, training_device
 from ..train.shared import shared_stage
 from ..train.watch import Cancelled, Watch
 from .memory import peak_bytes
@@ -69,9 +69,19 @@ class Orders(Watch):
         self._emit("preview", path=str(self._preview), frame=frame)
 
 
-def serve(folder: Folder, orders: Orders, emit: Emit, *, max_memory: int, device: str) -> None:
+def serve(
+    folder: Folder,
+    orders: Orders,
+    emit: Emit,
+    *,
+    max_memory: int,
+    max_vram: int | None,
+    device: str,
+) -> None:
     """Train what is asked for until there is nothing more. Raises PeelError."""
     run: Run | None = None
+    if max_vram is not None:
+        limit_vram(max_vram)
     while (order := orders.next()) is not None:
         seconds, unit = order
         if run is None:  # what all frames share is there by now

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,23 +31,40 @@ def plan_to_resume(directory: Path) -> Plan:
     return replace(plan, fingerprint=fingerprint(open_capture(plan.capture, size=plan.size)))
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a reconstruction may use.
+
+    max_memory, max_vram: bytes of the machine's memory and of the GPU's, for all processes
+    together; None for a common size and for what is free. device: see `training_device`. jobs:
+    processes that train frames, None for as many as use the machine well. time_budget: seconds, see
+    `reconstruct`.
+    """
+
+    max_memory: int | None = None
+    max_vram: int | None = None
+    device: str = "auto"
+    jobs: int | None = None
+    time_budget: float | None = None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Resources:
+        """What the arguments of `add_resources` say."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+
 def run_plan(
     plan: Plan,
     output: Path,
     *,
     resume: bool,
-    max_memory: int | None,
-    device: str = "auto",
-    jobs: int | None = None,
-    time_budget: float | None = None,
+    resources: Resources,
     progress: ProgressCallback,
     watch: Watch | None = None,
 ) -> dict:
     """Train, bake and score `plan` into the folder `output` and write its metrics.json.
 
-    device: see `training_device`. jobs: processes that train frames, None for as many as use the
-    machine well. time_budget: seconds, see `reconstruct`. Returns the fields of the event "done".
-    Raises PeelError; a lack of memory or space is one, too.
+    Returns the fields of the event "done". Raises PeelError; a lack of memory or space is one, too.
     """
     with explained(output):  # loading torch can fail for lack of memory, too
         from ..train.evaluate import evaluate
@@ -54,18 +72,29 @@ def run_plan(
         from ..train.plan import Folder
         from ..train.reconstruct import reconstruct
         from ..train.records import write_json
-        from ..train.run import DEFAULT_MEMORY, training_device
+        from ..train.run import DEFAULT_MEMORY, free_vram, limit_vram, may_use_gpu
         from ..train.watch import UNWATCHED
         from .frame_pool import FramePool, jobs_for
 
         watch = watch or UNWATCHED
-        memory = max_memory or DEFAULT_MEMORY
-        gpu = training_device(device).type == "cuda"
+        memory, device = resources.max_memory or DEFAULT_MEMORY, resources.device
+        gpu = may_use_gpu(device)
         units = len(units_left(plan, Folder(output)))
-        jobs = jobs_for(jobs, units, memory=max_memory or machine_bytes(), gpu=gpu)
+        jobs = jobs_for(
+            resources.jobs,
+            units,
+            memory=resources.max_memory or machine_bytes(),
+            gpu=gpu,
+            vram=(resources.max_vram or free_vram()) if gpu else None,
+        )
+        share = None
+        if resources.max_vram and gpu:
+            # The process that starts the others has trained the background by itself.
+            share = resources.max_vram // (jobs + 1 if jobs > 1 else 1)
+            limit_vram(share)
         own_pool = nullcontext()
         if jobs > 1:
-            own_pool = FramePool(output, jobs, max_memory=memory, device=device)
+            own_pool = FramePool(output, jobs, max_memory=memory, max_vram=share, device=device)
         with own_pool as pool:
             if pool:
                 watch.accompany(pool.pids)
@@ -75,7 +104,7 @@ def run_plan(
                 resume=resume,
                 max_memory=memory,
                 device=device,
-                time_budget=math.inf if time_budget is None else time_budget,
+                time_budget=resources.time_budget or math.inf,
                 progress=progress,
                 watch=watch,
                 train_frames=pool.train if pool else train_in_turn,
