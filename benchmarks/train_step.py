@@ -6,9 +6,10 @@
 A bumpy sphere of N points fills most of a square crop; radii follow the spacing, so as many points
 lie over a pixel whatever N is. "forward_ms" is the training forward, which keeps what the backward
 can use, "backward_ms" that backward, "backward_alone_ms" (CPU) one that finds everything out
-again, "step_ms" a step of a training run: model, forward, loss, backward, Adam. One row for every
-number of points and of pixels, and on a GPU again; on a shared machine compare rows of one run with
-each other, not with another run's.
+again, "loss_ms" the loss of a picture with D-SSIM and its derivative, "loss_in_torch_ms" the same
+in torch's operations, "step_ms" a step of a training run: model, forward, loss, backward, Adam. One
+row for every number of points and of pixels, and on a GPU again; on a shared machine compare rows
+of one run with each other, not with another run's.
 """
 
 from __future__ import annotations
@@ -30,12 +31,20 @@ from peel4d.engine.render import backend, core
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.train.images import TrainingImage
 from peel4d.engine.train.peel_autograd import peel
+from peel4d.engine.train.picture_loss import compared, compared_in_torch, picture_loss
 from peel4d.engine.train.settings import TrainSettings
-from peel4d.engine.train.trainer import optimizer_for, picture_loss
+from peel4d.engine.train.trainer import optimizer_for
 
 POINTS = [1 << bits for bits in range(12, 19)]
 SIDES = [128, 256, 512]
-_TIMES = ("forward_ms", "backward_ms", "backward_alone_ms", "step_ms")
+_TIMES = (
+    "forward_ms",
+    "backward_ms",
+    "backward_alone_ms",
+    "loss_ms",
+    "loss_in_torch_ms",
+    "step_ms",
+)
 
 
 def main() -> int:
@@ -48,7 +57,7 @@ def main() -> int:
     torch.set_num_threads(1)  # as training does
     rows: list[dict] = []
     growth: list[dict] = []
-    columns = ("forward", "backward", "(alone)", "step", "b / f")
+    columns = ("forward", "backward", "(alone)", "loss", "(torch)", "step", "b / f")
     print(f"{'':4} {'points':>8} {'pixels':>8} " + " ".join(f"{it:>9}" for it in columns) + "   ms")
     for method in ("cpu", "cuda"):
         try:
@@ -146,10 +155,19 @@ def measure(count: int, side: int, runs: int, device: torch.device) -> dict[str,
 
         return run
 
+    image, color = noise(camera, device), CameraColor(1).to(device)
+    color.requires_grad_(False)
+
+    def loss(compared: Callable) -> Callable[[], object]:
+        picture = torch.rand(side, side, 4, device=device).requires_grad_()
+        return lambda: torch.autograd.grad(compared(picture, image, 0, color, settings)[0], picture)
+
     functions = {
         "forward_ms": lambda: peel(*inputs, camera, settings.peel),
         "backward_ms": lambda: torch.autograd.grad(rgba, inputs, d_rgba, retain_graph=True),
-        "step_ms": training_step(model, camera, settings, device),
+        "loss_ms": loss(compared),
+        "loss_in_torch_ms": loss(compared_in_torch),
+        "step_ms": training_step(model, image, color, settings),
     }
     if device.type == "cpu":
         arrays = [tensor.detach().numpy() for tensor in inputs]
@@ -162,25 +180,26 @@ def measure(count: int, side: int, runs: int, device: torch.device) -> dict[str,
     return {**medians, "backward_over_forward": round(ratio, 3)}
 
 
-def training_step(
-    model: ExplicitPoints, camera: Camera, settings: TrainSettings, device: torch.device
-) -> Callable[[], None]:
-    """One step of a training run on a picture of noise."""
+def noise(camera: Camera, device: torch.device) -> TrainingImage:
     side = camera.width
-    image = TrainingImage(
+    return TrainingImage(
         camera,
-        torch.randint(0, 255, (side, side, 3), dtype=torch.uint8, device=device),
-        torch.zeros(side, side, 3, dtype=torch.uint8, device=device),
-        torch.ones(side, side, 1, dtype=torch.bool, device=device),
-        torch.ones(side, side, 1, dtype=torch.bool, device=device),
+        torch.randint(0, 255, (side, side, 3), dtype=torch.uint8),
+        torch.zeros(side, side, 3, dtype=torch.uint8),
+        torch.ones(side, side, 1, dtype=torch.bool),
+        torch.ones(side, side, 1, dtype=torch.bool),
         float(side * side),
-    )
-    color = CameraColor(1).to(device)
+    ).to(device)
+
+
+def training_step(
+    model: ExplicitPoints, image: TrainingImage, color: CameraColor, settings: TrainSettings
+) -> Callable[[], None]:
+    """One step of a training run."""
     optimizer = optimizer_for(model, None, settings)
 
     def step() -> None:
-        rgba, depth = peel(*model(), camera, settings.peel)
-        loss, _ = picture_loss(rgba, depth, model.spacing, image, 0, color, settings)
+        loss, _ = picture_loss(model(), model.spacing, image, 0, color, settings)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

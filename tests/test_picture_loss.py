@@ -19,7 +19,7 @@ from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.splats import Splats
 from peel4d.engine.train.images import TrainingImage
 from peel4d.engine.train.picture_loss import (
-    _compared_by_core,
+    compared,
     compared_in_torch,
     picture_loss,
 )
@@ -56,10 +56,10 @@ def case(width: int, height: int, *, samples: int = 1, seed: int = 0, known: boo
 def both(image, rgba, color, settings):
     """Loss, error and gradients, by the core and by torch."""
     results = []
-    for compared in (_compared_by_core, compared_in_torch):
+    for function in (compared, compared_in_torch):
         color.zero_grad()
         leaf = rgba.clone().requires_grad_()
-        loss, error = compared(leaf, image, 1, color, settings)
+        loss, error = function(leaf, image, 1, color, settings)
         loss.backward()
         gradients = [p.grad.clone() for p in (color.log_gain, color.offset, color.vignetting)]
         results.append([loss.detach(), error, leaf.grad, *gradients])
@@ -95,11 +95,11 @@ def test_each_part_of_the_loss_can_be_left_out(settings, known):
 def test_the_gradient_is_the_losses_derivative():
     image, rgba, color = case(24, 40)
     leaf = rgba.clone().requires_grad_()
-    loss, _ = _compared_by_core(leaf, image, 0, color, SETTINGS)
+    loss, _ = compared(leaf, image, 0, color, SETTINGS)
     loss.backward()
     direction = torch.randn_like(rgba)
     lower, upper = (
-        _compared_by_core(rgba + step * direction, image, 0, color, SETTINGS)[0].item()
+        compared(rgba + step * direction, image, 0, color, SETTINGS)[0].item()
         for step in (-1e-3, 1e-3)
     )
     assert (upper - lower) / 2e-3 == pytest.approx(float((leaf.grad * direction).sum()), rel=1e-3)
@@ -117,7 +117,7 @@ def test_a_picture_that_is_right_costs_nothing():
     image, _, _ = case(40, 40)
     exact = torch.cat([image.truth.float() / 255, torch.ones(40, 40, 1)], dim=2)
     settings = replace(SETTINGS, mask_weight=0.0)
-    loss, error = _compared_by_core(exact, image, 0, CameraColor(1), settings)
+    loss, error = compared(exact, image, 0, CameraColor(1), settings)
     assert error.item() < 1e-13 and abs(loss.item()) < 1e-6
 
 
@@ -125,7 +125,7 @@ def test_colours_that_are_not_learned_get_no_gradient():
     image, rgba, color = case(20, 20)
     color.requires_grad_(False)
     leaf = rgba.clone().requires_grad_()
-    _compared_by_core(leaf, image, 0, color, SETTINGS)[0].backward()
+    compared(leaf, image, 0, color, SETTINGS)[0].backward()
     assert leaf.grad.abs().max() > 0 and color.log_gain.grad is None
 
 
@@ -133,13 +133,13 @@ def test_what_is_not_finite_is_not_hidden():
     image, rgba, color = case(20, 20)
     row, column = torch.nonzero(image.region[..., 0])[0].tolist()
     rgba[row, column, 0] = torch.nan
-    assert not torch.isfinite(_compared_by_core(rgba, image, 0, color, SETTINGS)[1])
+    assert not torch.isfinite(compared(rgba, image, 0, color, SETTINGS)[1])
 
 
 def test_the_sizes_of_picture_and_samples_are_checked():
     image, rgba, color = case(20, 20)
     with pytest.raises(CoreError):
-        _compared_by_core(rgba, image, 0, color, replace(SETTINGS, samples=9))
+        compared(rgba, image, 0, color, replace(SETTINGS, samples=9))
 
 
 BITS = """

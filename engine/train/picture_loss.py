@@ -39,7 +39,6 @@ def picture_loss(
     if samples > 1:
         camera = camera.scaled(samples * camera.width, samples * camera.height)
     rgba, depth = peel(*points, camera, settings.peel)
-    compared = _compared_by_core if rgba.device.type == "cpu" else compared_in_torch
     loss, error = compared(rgba, image, view, color, settings)
     if image.depth is not None and settings.depth_weight:
         alpha = _pooled(rgba[..., 3], samples)
@@ -54,6 +53,21 @@ def picture_loss(
     return loss, error
 
 
+def compared(
+    rgba: torch.Tensor,
+    image: TrainingImage,
+    view: int,
+    color: CameraColor,
+    settings: TrainSettings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Colour, mask and D-SSIM of a picture (samples h, samples w, 4) beside an image (h, w): the
+    loss, and the colours' mean square without a gradient."""
+    if rgba.device.type != "cpu":
+        return compared_in_torch(rgba, image, view, color, settings)
+    gain, offset = color.tone(view)
+    return _PictureLoss.apply(rgba, gain, offset, color.vignetting, image, settings)
+
+
 def compared_in_torch(
     rgba: torch.Tensor,
     image: TrainingImage,
@@ -61,7 +75,7 @@ def compared_in_torch(
     color: CameraColor,
     settings: TrainSettings,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Colour, mask and D-SSIM of a picture (samples h, samples w, 4) beside an image (h, w)."""
+    """`compared` in torch's operations, on any device."""
     rgba = _pooled(rgba, settings.samples)
     truth, region = image.truth.float() / 255, image.region.float()
     picture = _picture(rgba, image, view, color)
@@ -91,17 +105,6 @@ def _pooled(samples: torch.Tensor, count: int) -> torch.Tensor:
         return samples
     height, width = samples.shape[0] // count, samples.shape[1] // count
     return samples.view(height, count, width, count, *samples.shape[2:]).mean((1, 3))
-
-
-def _compared_by_core(
-    rgba: torch.Tensor,
-    image: TrainingImage,
-    view: int,
-    color: CameraColor,
-    settings: TrainSettings,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    gain, offset = color.tone(view)
-    return _PictureLoss.apply(rgba, gain, offset, color.vignetting, image, settings)
 
 
 class _PictureLoss(torch.autograd.Function):
