@@ -6,10 +6,10 @@
 A bumpy sphere of N points fills most of a square crop; radii follow the spacing, so as many points
 lie over a pixel whatever N is. "forward_ms" is the training forward, which keeps what the backward
 can use, "backward_ms" that backward, "backward_alone_ms" (CPU) one that finds everything out
-again, "loss_ms" the loss of a picture with D-SSIM and its derivative, "loss_in_torch_ms" the same
-in torch's operations, "step_ms" a step of a training run: model, forward, loss, backward, Adam. One
-row for every number of points and of pixels, and on a GPU again; on a shared machine compare rows
-of one run with each other, not with another run's.
+again, "loss_ms" the loss of a picture with D-SSIM and its derivative, "loss_in_torch_ms" (CPU) the
+same in torch's operations, "step_ms" a step of a training run: model, forward, loss, backward,
+Adam. One row for every number of points and of pixels, and on a GPU again; on a shared machine
+compare rows of one run with each other, not with another run's.
 """
 
 from __future__ import annotations
@@ -158,18 +158,18 @@ def measure(count: int, side: int, runs: int, device: torch.device) -> dict[str,
     image, color = noise(camera, device), CameraColor(1).to(device)
     color.requires_grad_(False)
 
-    def loss(compared: Callable) -> Callable[[], object]:
+    def loss(of: Callable) -> Callable[[], object]:
         picture = torch.rand(side, side, 4, device=device).requires_grad_()
-        return lambda: torch.autograd.grad(compared(picture, image, 0, color, settings)[0], picture)
+        return lambda: torch.autograd.grad(of(picture, image, 0, color, settings)[0], picture)
 
     functions = {
         "forward_ms": lambda: peel(*inputs, camera, settings.peel),
         "backward_ms": lambda: torch.autograd.grad(rgba, inputs, d_rgba, retain_graph=True),
         "loss_ms": loss(compared),
-        "loss_in_torch_ms": loss(compared_in_torch),
         "step_ms": training_step(model, image, color, settings),
     }
     if device.type == "cpu":
+        functions["loss_in_torch_ms"] = loss(compared_in_torch)
         arrays = [tensor.detach().numpy() for tensor in inputs]
         functions["backward_alone_ms"] = lambda: core.backward(
             *arrays, camera, settings.peel, d_rgba.numpy()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -62,27 +65,58 @@ def test_no_gpu_says_so():
         training_device("tpu")
 
 
-def test_the_limit_of_a_gpus_memory_is_shared_out(monkeypatch, ball_capture, tmp_path):
-    """What happens up to the device itself: torch and the core's fake GPU only note the limit."""
-    limits, opened = [], []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(train_run, "limit_vram", limits.append)
+@pytest.fixture
+def pools(monkeypatch):
+    """(jobs, bytes of the GPU for each) of the pools that a run would start on a large machine."""
+    asked: list[tuple[int, int | None]] = []
 
     class Pool:
-        pids, memory_bytes = (), 0
-
         def __init__(self, output, jobs, **options):
-            opened.append((jobs, options["max_vram"]))
+            asked.append((jobs, options["max_vram"]))
             raise ReconstructionError("far enough")
 
     monkeypatch.setattr(frame_pool, "FramePool", Pool)
     monkeypatch.setattr(frame_pool, "processors", lambda: 64)
+    return asked
+
+
+def begin(capture, output, **resources) -> None:
+    run_plan(
+        plan_for(capture, "explicit"),
+        output,
+        resume=False,
+        resources=Resources(**resources),
+        progress=lambda _: None,
+    )
+
+
+def test_the_limit_of_a_gpus_memory_is_shared_out(monkeypatch, pools, ball_capture, tmp_path):
+    fractions = []
+    total = SimpleNamespace(total_memory=16 << 30)
+    monkeypatch.setenv("PEEL4D_MAX_VRAM", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (12 << 30, 16 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda part, _: fractions.append(part)
+    )
+    monkeypatch.setattr(train_run, "training_device", lambda _: torch.device("cuda", 0))
     with pytest.raises(ReconstructionError, match="far enough"):
-        run_plan(
-            plan_for(ball_capture, "explicit"),
-            tmp_path,
-            resume=False,
-            resources=Resources(max_vram=3 << 30, jobs=2),
-            progress=lambda _: None,
-        )
-    assert limits == [1 << 30] and opened == [(2, 1 << 30)]
+        begin(ball_capture, tmp_path, max_vram=3 << 30, jobs=2)
+    half = ((1 << 30) - (450 << 20)) // 2  # of a third, less what the driver takes
+    assert pools == [(2, 1 << 30)] and fractions == [half / (16 << 30)]
+    assert os.environ["PEEL4D_MAX_VRAM"] == str(half)
+    with pytest.raises(ReconstructionError, match="too little"):
+        begin(ball_capture, tmp_path, max_vram=1 << 30, jobs=2)
+    # Torch sees a GPU that the splat core cannot use: as many processes as on the CPU.
+    monkeypatch.setattr(train_run, "training_device", lambda _: torch.device("cpu"))
+    with pytest.raises(ReconstructionError, match="far enough"):
+        begin(ball_capture, tmp_path, max_vram=3 << 30, jobs=2)
+    assert pools[-1] == (2, None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_said_before_processes_are_started(pools, ball_capture, tmp_path):
+    with pytest.raises(ReconstructionError, match="cannot train on a GPU"):
+        begin(ball_capture, tmp_path, device="cuda", jobs=2)
+    assert not pools

@@ -17,6 +17,7 @@ from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.render.backend import Instance, render_scene
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.splats import Splats
+from peel4d.engine.train import picture_loss as module
 from peel4d.engine.train.images import TrainingImage
 from peel4d.engine.train.picture_loss import (
     compared,
@@ -51,6 +52,22 @@ def case(width: int, height: int, *, samples: int = 1, seed: int = 0, known: boo
         color.vignetting.normal_(0, 0.3)
     rgba = torch.rand(samples * height, samples * width, 4)
     return image, rgba, color
+
+
+def small_scene():
+    """An image, points before its camera, and the camera's colour."""
+    rng = np.random.default_rng(5)
+    image, _, color = case(24, 18)
+    points = [
+        array.astype(np.float32)
+        for array in (
+            rng.uniform([-0.4, -0.3, 1], [0.4, 0.3, 2], (60, 3)),
+            rng.uniform(0.002, 0.05, 60),
+            rng.uniform(0.3, 0.9, 60),
+            rng.uniform(0, 1, (60, 1, 3)),
+        )
+    ]
+    return image, points, color
 
 
 def both(image, rgba, color, settings):
@@ -136,10 +153,55 @@ def test_what_is_not_finite_is_not_hidden():
     assert not torch.isfinite(compared(rgba, image, 0, color, SETTINGS)[1])
 
 
-def test_the_sizes_of_picture_and_samples_are_checked():
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 9},
+        {"samples": 2},  # of a picture with one
+        {"rgba": torch.rand(20, 20, 4, dtype=torch.float64)},
+        {"rgba": torch.rand(20, 19, 4)},
+        {"truth": torch.zeros(20, 20, 3)},
+        {"background": torch.zeros(3, 20, 20, dtype=torch.uint8).permute(1, 2, 0)},
+        {"region": torch.ones(20, 20, dtype=torch.bool)},
+        {"mask": torch.ones(19, 20, 1, dtype=torch.bool)},
+        {"mask_known": torch.ones(20, 20, 1)},
+    ],
+)
+def test_what_the_core_would_misread_is_refused(wrong):
     image, rgba, color = case(20, 20)
+    settings = replace(SETTINGS, samples=wrong.pop("samples", 1))
+    rgba = wrong.pop("rgba", rgba)
     with pytest.raises(CoreError):
-        compared(rgba, image, 0, color, replace(SETTINGS, samples=9))
+        compared(rgba, replace(image, **wrong), 0, color, settings)
+
+
+def test_a_very_bright_pixel_spoils_only_its_surroundings():
+    image, rgba, color = case(40, 90)
+    rgba[3, 20, :3] = 300.0
+    image.region[3, 20] = True
+    settings = replace(SETTINGS, mask_weight=0.0)
+    core, reference = both(image, rgba, color, settings)
+    torch.testing.assert_close(core[0], reference[0], rtol=1e-3, atol=0)
+    below = core[2][40:], reference[2][40:]  # another band
+    torch.testing.assert_close(*below, rtol=2e-4, atol=2e-4 * float(below[1].abs().max()))
+    assert core[2].isfinite().all()
+
+
+def test_depth_is_compared_as_the_mean_of_its_samples(monkeypatch):
+    """With the core and with torch for all the rest the points are pulled alike."""
+    image, points, color = small_scene()
+    image = replace(image, depth=torch.full((18, 24), 1.5))
+    settings = replace(SETTINGS, samples=2, depth_weight=0.5)
+    gradients = []
+    for function in (compared, compared_in_torch):
+        monkeypatch.setattr(module, "compared", function)
+        learned = [torch.from_numpy(p).requires_grad_() for p in points]
+        with_depth = picture_loss(learned, 0.1, image, 0, color, settings)[0]
+        without = picture_loss(learned, 0.1, image, 0, color, replace(settings, depth_weight=0.0))
+        assert with_depth.item() > without[0].item() + 1e-4
+        gradients.append(torch.autograd.grad(with_depth, learned[:3]))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
 BITS = """
@@ -170,17 +232,7 @@ def test_every_number_of_threads_and_every_processor_gives_the_same_bits():
 
 @pytest.mark.parametrize("samples", [2, 4])
 def test_training_takes_the_samples_that_a_display_takes(samples):
-    rng = np.random.default_rng(5)
-    image, _, color = case(24, 18)
-    points = [
-        array.astype(np.float32)
-        for array in (
-            rng.uniform([-0.4, -0.3, 1], [0.4, 0.3, 2], (60, 3)),
-            rng.uniform(0.002, 0.05, 60),
-            rng.uniform(0.3, 0.9, 60),
-            rng.uniform(0, 1, (60, 1, 3)),
-        )
-    ]
+    image, points, color = small_scene()
     settings = replace(SETTINGS, samples=samples)
     learned = [torch.from_numpy(p).requires_grad_() for p in points]
     loss, error = picture_loss(learned, 0.1, image, 0, color, settings)

@@ -22,9 +22,9 @@ from peel4d.engine.segment.report import MaskReport
 from peel4d.engine.train import masks as masks_module
 from peel4d.engine.train.images import TrainingImages
 from peel4d.engine.train.masks import open_planned, untrusted_views, with_masks
+from peel4d.engine.train.picture_loss import compared
 from peel4d.engine.train.plan import Folder, load_plan, make_plan
 from peel4d.engine.train.settings import preset
-from peel4d.engine.train.trainer import picture_loss
 
 
 @pytest.fixture(scope="module")
@@ -203,12 +203,4 @@ def test_unknown_pixels_teach_nothing_about_the_outline(ball_capture, tmp_path):
 
 
 def loss_of(rgba, image, color, settings) -> float:
-    import inspect
-
-    further = {"depth": torch.zeros(rgba.shape[:2]), "spacing": 0.01}
-    taken = inspect.signature(picture_loss).parameters
-    further = {name: value for name, value in further.items() if name in taken}
-    loss, _ = picture_loss(
-        rgba=rgba, image=image, view=1, color=color, settings=settings, **further
-    )
-    return float(loss.detach())
+    return compared(rgba, image, 1, color, settings)[0].item()

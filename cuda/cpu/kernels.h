@@ -134,7 +134,7 @@ struct PictureTask {
   float x, dx, y, dy;
   float gain[3], offset[3], vignetting[2][3];
   float color_weight;                // of a squared difference
-  float unlike_weight;               // of 1 - SSIM in a pixel and channel
+  float dissimilarity_weight;        // of 1 - SSIM in a pixel and channel
   float dssim_weight;                // of their sum in the loss; 0: it is not formed
   float mask_inside, mask_outside;   // dL/dalpha where the mask is known
   bool tone;                         // whether its gradient is wanted
@@ -142,7 +142,7 @@ struct PictureTask {
 
 // Of a band of rows. tone: gain, offset and the two vignettings by channel.
 struct PictureSums {
-  double error, unlike, tone[12];
+  double error, dissimilarity, tone[12];
 };
 
 // Coverage inside the mask, coverage, and the mask, where it is known.

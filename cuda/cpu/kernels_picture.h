@@ -9,8 +9,6 @@
 namespace peel {
 namespace PEEL_ISA {
 
-typedef float FourFloats __attribute__((vector_size(16)));
-
 constexpr int kReach = kPictureWindow / 2;
 // Rows of a band, with those its windows see, and with those that the windows of these see.
 constexpr int kOwnRows = kPictureBand, kWindowRows = kOwnRows + 2 * kReach,
@@ -28,7 +26,7 @@ struct PictureRows {
   float* by[3];                  // (kWindowRows) of one channel: by the mean, the square, x y
   float *sums[5], *tone[12];     // single rows: running sums; columns of the tone's gradient
   float *interleaved;            // a row of four channels
-  float *square, *share, *known, *error, *unlike;  // single rows
+  float *square, *share, *known, *error, *dissimilarity;  // single rows
   int64_t stride;
 
   PEEL_MEMBER PictureRows(float* memory, int width) : stride(picture_stride(width)) {
@@ -49,7 +47,7 @@ struct PictureRows {
     share = take(1);
     known = take(1);
     error = take(1);
-    unlike = take(1);
+    dissimilarity = take(1);
   }
 };
 
@@ -60,15 +58,15 @@ static int64_t picture_memory(int width) {
 // The mean of a row's samples, (width, 4).
 PEEL_INLINE const float* pooled(const PictureTask& t, int row, float* memory) {
   const int n = t.samples;
-  const int64_t across = int64_t{4} * n * t.width;
-  const float* from = t.rgba + int64_t{row} * n * across;
+  const int64_t row_floats = int64_t{4} * n * t.width;
+  const float* from = t.rgba + int64_t{row} * n * row_floats;
   if (n == 1) return from;
   const float share = 1.0f / (float)(n * n);
   for (int i = 0; i < t.width; ++i) {
-    FourFloats sum = {0.0f, 0.0f, 0.0f, 0.0f}, value;
+    Floats4 sum = {0.0f, 0.0f, 0.0f, 0.0f}, value;
     for (int j = 0; j < n; ++j) {
       for (int k = 0; k < n; ++k) {
-        memcpy(&value, from + j * across + int64_t{4} * (i * n + k), sizeof value);
+        memcpy(&value, from + j * row_floats + int64_t{4} * (i * n + k), sizeof value);
         sum += value;
       }
     }
@@ -174,21 +172,22 @@ PEEL_INLINE void compare_channel(const PictureTask& t, const PictureRows& rows, 
                                  int y1, int seen0, int window0, int window1) {
   const int width = t.width;
   const int64_t stride = rows.stride;
-  const float *x = rows.x[c] - seen0 * stride, *y = rows.y[c] - seen0 * stride;
+  const auto x = [&](int row) { return rows.x[c] + (row - seen0) * stride; };
+  const auto y = [&](int row) { return rows.y[c] + (row - seen0) * stride; };
   for (float* row : rows.sums) memset(row - kMargin, 0, stride * sizeof *row);
   const int begin = window0 - kReach > 0 ? window0 - kReach : 0;
   for (int row = begin; row < window0 + kReach && row < t.height; ++row) {
-    run_on(x + row * stride, y + row * stride, rows.sums, width, 1.0f);
+    run_on(x(row), y(row), rows.sums, width, 1.0f);
   }
   const float *sx = rows.sums[0], *sy = rows.sums[1], *sxx = rows.sums[2], *syy = rows.sums[3],
               *sxy = rows.sums[4], *share = rows.share;
   for (int row = window0; row < window1; ++row) {
     const int enters = row + kReach, leaves = row - kReach - 1;
     if (enters < t.height) {
-      run_on(x + enters * stride, y + enters * stride, rows.sums, width, 1.0f);
+      run_on(x(enters), y(enters), rows.sums, width, 1.0f);
     }
     if (leaves >= begin) {
-      run_on(x + leaves * stride, y + leaves * stride, rows.sums, width, -1.0f);
+      run_on(x(leaves), y(leaves), rows.sums, width, -1.0f);
     }
     const int low = leaves + 1 > 0 ? leaves + 1 : 0;
     const int high = enters < t.height ? enters : t.height - 1;
@@ -196,8 +195,8 @@ PEEL_INLINE void compare_channel(const PictureTask& t, const PictureRows& rows, 
     const uint8_t* region = t.region + int64_t{row} * width;
     const int64_t at = (row - window0) * stride;
     float *by_mean = rows.by[0] + at, *by_square = rows.by[1] + at, *by_product = rows.by[2] + at,
-          *unlike = rows.unlike;
-    const float weight = t.unlike_weight;
+          *dissimilarity = rows.dissimilarity;
+    const float weight = t.dissimilarity_weight;
     const float counts = row >= y0 && row < y1 ? 1.0f : 0.0f;
     PEEL_LANES for (int i = 0; i < width; ++i) {
       const float window = share[i] * row_share;
@@ -206,7 +205,9 @@ PEEL_INLINE void compare_channel(const PictureTask& t, const PictureRows& rows, 
                   xy = across(sxy, i) * window;
       const float product = mx * my, squares = mx * mx + my * my;
       const float a1 = 2.0f * product + kC1, a2 = 2.0f * (xy - product) + kC2;
-      const float b1 = squares + kC1, b2 = xx + yy - squares + kC2;
+      // What one very bright pixel leaves behind in the running sums may not make it negative.
+      const float variance = xx + yy - squares;
+      const float b1 = squares + kC1, b2 = (variance > 0.0f ? variance : 0.0f) + kC2;
       const float inverse1 = 1.0f / b1, inverse2 = 1.0f / b2;
       const float similarity = a1 * a2 * (inverse1 * inverse2);
       const float here = region[i] ? weight : 0.0f;
@@ -217,7 +218,7 @@ PEEL_INLINE void compare_channel(const PictureTask& t, const PictureRows& rows, 
       by_mean[i] = scale * my * (a2 - a1) + 2.0f * mx * (squared - pulled * inverse1);
       by_square[i] = squared;
       by_product[i] = scale * a1;
-      unlike[i] += counts * here * (1.0f - similarity);
+      dissimilarity[i] += counts * here * (1.0f - similarity);
     }
   }
   // The windows that see a pixel are those of its window.
@@ -234,7 +235,7 @@ PEEL_INLINE void compare_channel(const PictureTask& t, const PictureRows& rows, 
     if (row + kReach < window1) add(row + kReach, 1.0f);
     if (row - kReach - 1 >= window0) add(row - kReach - 1, -1.0f);
     float* pull = rows.pull[c] + (row - y0) * stride;
-    const float *xr = x + row * stride, *yr = y + row * stride;
+    const float *xr = x(row), *yr = y(row);
     const float *mean = rows.sums[0], *square = rows.sums[1], *both = rows.sums[2];
     const float weight = t.dssim_weight;
     const uint8_t* region = t.region + int64_t{row} * width;
@@ -312,7 +313,7 @@ static void picture_band(const PictureTask& t, int y0, int y1, float* memory, Pi
   const int64_t row_bytes = rows.stride * (int64_t)sizeof(float);
   for (float* row : rows.tone) memset(row - kMargin, 0, row_bytes);
   memset(rows.error - kMargin, 0, row_bytes);
-  memset(rows.unlike - kMargin, 0, row_bytes);
+  memset(rows.dissimilarity - kMargin, 0, row_bytes);
   for (int i = 0; i < width; ++i) {
     const float tx = t.x + t.dx * (float)i;
     rows.square[i] = tx * tx;
@@ -335,7 +336,7 @@ static void picture_band(const PictureTask& t, int y0, int y1, float* memory, Pi
   }
   for (int y = y0; y < y1; ++y) chain_row(t, rows, y, y - y0);
   out->error = total_of(rows.error, width);
-  out->unlike = total_of(rows.unlike, width);
+  out->dissimilarity = total_of(rows.dissimilarity, width);
   for (int j = 0; j < 12; ++j) out->tone[j] = t.tone ? total_of(rows.tone[j], width) : 0.0;
 }
 

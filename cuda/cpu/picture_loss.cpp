@@ -8,12 +8,19 @@
 #include "thread_pool.h"
 
 namespace peel {
+namespace {
+
+constexpr int64_t kMostScratch = int64_t{64} << 20;  // floats
+
+}  // namespace
 
 PictureLoss picture_loss(const Kernels& kernels, PictureTask task, double pixels,
                          double mask_weight, int threads) {
   const int bands = (task.height + kPictureBand - 1) / kPictureBand;
-  threads = std::min(resolve_threads(threads), bands);
   const int64_t floats = kernels.picture_memory(task.width);
+  // Many threads before a wide picture would hold more than all the rest.
+  const auto most = static_cast<int>(std::max<int64_t>(1, kMostScratch / floats));
+  threads = std::min({resolve_threads(threads), bands, most});
   thread_local Buffer<float> memory;  // of the thread that trains, from step to step
   float* scratch = memory.reserve(static_cast<size_t>(floats) * threads);
   const auto each_band = [&](auto&& work) {
@@ -23,7 +30,7 @@ PictureLoss picture_loss(const Kernels& kernels, PictureTask task, double pixels
     });
   };
   task.color_weight = static_cast<float>(1.0 / (3.0 * pixels));
-  task.unlike_weight = static_cast<float>(1.0 / (6.0 * pixels));
+  task.dissimilarity_weight = static_cast<float>(1.0 / (6.0 * pixels));
   PictureLoss result = {};
   if (task.mask != nullptr) {
     std::vector<MaskSums> parts(bands);
@@ -47,14 +54,14 @@ PictureLoss picture_loss(const Kernels& kernels, PictureTask task, double pixels
   each_band([&](int64_t band, int y0, int y1, float* at) {
     kernels.picture_band(task, y0, y1, at, &parts[band]);
   });
-  double squares = 0.0, unlike = 0.0;
+  double squares = 0.0, dissimilarity = 0.0;
   for (const PictureSums& part : parts) {
     squares += part.error;
-    unlike += part.unlike;
+    dissimilarity += part.dissimilarity;
     for (int j = 0; j < 12; ++j) result.tone[j] += part.tone[j];
   }
   result.error = squares / (3.0 * pixels);
-  result.loss += result.error + static_cast<double>(task.dssim_weight) * unlike;
+  result.loss += result.error + static_cast<double>(task.dssim_weight) * dissimilarity;
   return result;
 }
 

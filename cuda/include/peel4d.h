@@ -262,7 +262,7 @@ typedef struct peel4d_tone {
  * dssim_weight (1 - SSIM)/2 averaged over the region, with windows of 7 x 7 that end at the image's
  * edges; outside the region the picture counts as true. d_rgba: dloss/drgba; rgba and d_rgba
  * (height samples, width samples, 4). d_tone: null, or receives the gradient. Bit-identical for every
- * number of threads. */
+ * number of threads, which share up to 256 MB that the calling thread keeps. */
 PEEL4D_API int32_t peel4d_picture_loss(const peel4d_truth *truth, const float *rgba,
                                        const peel4d_tone *tone, float *d_rgba,
                                        peel4d_tone *d_tone, double *loss, double *error);

@@ -63,9 +63,6 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     """What one process that trains may use."""
     parser.add_argument("--max-memory", type=parse_memory, metavar="4G")
     parser.add_argument(
-        "--max-vram", type=parse_memory, metavar="8G", help="of the GPU; default: what is free"
-    )
-    parser.add_argument(
         "--device",
         default="auto",
         choices=("auto", "cpu", "cuda"),
@@ -73,9 +70,16 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_vram(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-vram", type=parse_memory, metavar="8G", help="of the GPU; default: what is free"
+    )
+
+
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """What training may use."""
     add_machine(parser)
+    add_vram(parser)
     parser.add_argument(
         "--jobs",
         type=positive_int,

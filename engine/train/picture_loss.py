@@ -1,7 +1,7 @@
 """What one image teaches: the loss of points as its camera sees them.
 
-On the CPU the splat core forms it with its derivative in one pass (cuda/cpu/kernels_picture.h): the
-same in torch's operations takes longer than the peel. Those are what a GPU has, and what the core
+On the CPU the splat core forms it with its derivative (cuda/cpu/kernels_picture.h): the same in
+torch's operations takes longer than the peel. Those are what a GPU has, and what the core
 is tested against.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..errors import CoreError
 from ..model.camera_color import CameraColor
 from ..render.camera import Camera
 from ..render.core_library import CTone, CTruth, check, library
@@ -110,7 +111,10 @@ def _pooled(samples: torch.Tensor, count: int) -> torch.Tensor:
 class _PictureLoss(torch.autograd.Function):
     @staticmethod
     def forward(context, rgba, gain, offset, vignetting, image, settings):
+        height, width = image.camera.height, image.camera.width
+        shape = (settings.samples * height, settings.samples * width, 4)
         rgba = rgba.detach().contiguous()
+        _check("picture", rgba, shape, torch.float32)
         truth = _truth(image, settings)
         tone, by_tone = CTone(), CTone()
         for name, values in (("gain", gain), ("offset", offset), ("vignetting", vignetting)):
@@ -147,11 +151,28 @@ class _PictureLoss(torch.autograd.Function):
         return (*gradients, None, None)
 
 
+def _check(name: str, tensor: torch.Tensor, shape: tuple[int, ...], *types: torch.dtype) -> None:
+    """The core reads what it is pointed at. Raises CoreError for anything else."""
+    given = tuple(tensor.shape), tensor.dtype, tensor.device.type, tensor.is_contiguous()
+    if given[0] != shape or given[1] not in types or given[2:] != ("cpu", True):
+        raise CoreError(
+            f"the {name} of a loss is {given[0]}, {given[1]}, on the {given[2]}"
+            + ("" if given[3] else ", not contiguous"),
+            hint=f"Expected {shape}, {types[0]}, contiguous, on the cpu",
+        )
+
+
 def _truth(image: TrainingImage, settings: TrainSettings) -> CTruth:
     """The struct of an image; it points into its tensors."""
     camera: Camera = image.camera
     (fx, _, cx), (_, fy, cy) = camera.K[0], camera.K[1]
     known, mask = image.mask_known, image.mask
+    size = (camera.height, camera.width)
+    for name, colors in (("image", image.truth), ("background", image.background)):
+        _check(name, colors, (*size, 3), torch.uint8)
+    for name, pixels in (("region", image.region), ("mask", mask), ("known mask", known)):
+        if pixels is not None:
+            _check(name, pixels, (*size, 1), torch.bool, torch.uint8)
     return CTruth(
         width=camera.width,
         height=camera.height,

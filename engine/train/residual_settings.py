@@ -31,8 +31,8 @@ class ResidualSettings:
     coarseness: float = 1.0
     residual_weight: float = 0.1
     gop: int = 10
-    first_steps: int = 200
-    steps: int = 150
+    first_steps: int = 120
+    steps: int = 90
     fit_steps: int = 150
     grid_rate: float = 0.12
     network_rate: float = 3e-3

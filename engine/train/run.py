@@ -29,6 +29,9 @@ from .watch import Watch
 DEVICES = ("auto", "cpu", "cuda")
 #: Of the memory limit when none is given: how much images may take, not what stops a run.
 DEFAULT_MEMORY = 4 << 30
+#: What CUDA itself takes of a GPU for each process (0.4 GB on an H200), and the least that torch
+#: and the splat core can do anything with.
+_DRIVER_VRAM, _LEAST_VRAM = 450 << 20, 64 << 20
 #: Says how far a part of the work is: part in [0, 1], and what is measured on the way.
 Report = Callable[[float, dict[str, float]], None]
 
@@ -60,17 +63,31 @@ def may_use_gpu(name: str) -> bool:
     return name != "cpu" and torch.cuda.is_available()
 
 
-def free_vram() -> int:
-    """Bytes of the GPU that nobody uses."""
-    return torch.cuda.mem_get_info(0)[0]
+def usable_vram(most: int | None) -> int | None:
+    """Bytes of the GPU that nobody uses, and no more than `most`; None where the GPU does not say
+    (and then `training_device` says why)."""
+    try:
+        free = torch.cuda.mem_get_info(0)[0]
+    except RuntimeError:
+        return None
+    return free if most is None else min(free, most)
 
 
 def limit_vram(nbytes: int) -> None:
-    """Let this process have so many bytes of the GPU, at most: torch's tensors, and what the splat
-    core puts there. What the driver itself needs comes on top."""
+    """Let this process have so many bytes of the GPU: what the driver takes, and of the rest a half
+    each for torch's tensors and for what the splat core puts there.
+
+    To be called before `training_device`. Raises ReconstructionError where nothing would be left.
+    """
+    rest = (nbytes - _DRIVER_VRAM) // 2
+    if rest < _LEAST_VRAM:
+        raise ReconstructionError(
+            f"{nbytes / 1e9:.2g} GB of the GPU for each process is too little to train with",
+            hint="Raise --max-vram, use fewer --jobs, or train on the CPU (--device cpu)",
+        )
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, nbytes / total), 0)
-    os.environ["PEEL4D_MAX_VRAM"] = str(nbytes)  # read when the core opens the GPU
+    torch.cuda.set_per_process_memory_fraction(min(1.0, rest / total), 0)
+    os.environ["PEEL4D_MAX_VRAM"] = str(rest)  # read when the core opens the GPU
 
 
 @dataclass(eq=False)

@@ -19,6 +19,7 @@ from ..cli.reconstruct import (
     add_arguments,
     add_machine,
     add_resources,
+    add_vram,
     emit_started,
     plan_of,
 )
@@ -182,6 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
     pack.set_defaults(run=run_pack)
     add_resources(resume)
     add_machine(frames)
+    add_vram(frames)
     check = commands.add_parser("check", help="say what this interpreter has")
     check.set_defaults(run=_check)
     create = commands.add_parser("create", help="make a virtual environment with what is needed")

@@ -62,7 +62,7 @@ def out_of_memory(what: str, *, gpu: bool = False) -> OutOfMemory:
     held = f"{what}; the reconstruction held up to {gigabytes(peak_bytes())}"
     if (machine := machine_bytes()) is not None:
         held += f" of this machine's {gigabytes(machine)}"
-    device = "on the GPU " if gpu else ""
+    device = "on the GPU, raise --max-vram where it is set, " if gpu else ""
     return OutOfMemory(
         held,
         hint=f"Close other programs that use memory {device}or take fewer or smaller views, "

@@ -72,26 +72,35 @@ def run_plan(
         from ..train.plan import Folder
         from ..train.reconstruct import reconstruct
         from ..train.records import write_json
-        from ..train.run import DEFAULT_MEMORY, free_vram, limit_vram, may_use_gpu
+        from ..train.run import (
+            DEFAULT_MEMORY,
+            limit_vram,
+            may_use_gpu,
+            training_device,
+            usable_vram,
+        )
         from ..train.watch import UNWATCHED
         from .frame_pool import FramePool, jobs_for
 
         watch = watch or UNWATCHED
         memory, device = resources.max_memory or DEFAULT_MEMORY, resources.device
-        gpu = may_use_gpu(device)
         units = len(units_left(plan, Folder(output)))
-        jobs = jobs_for(
-            resources.jobs,
-            units,
-            memory=resources.max_memory or machine_bytes(),
-            gpu=gpu,
-            vram=(resources.max_vram or free_vram()) if gpu else None,
-        )
+
+        def processes(vram: int | None, *, gpu: bool) -> int:
+            most = resources.max_memory or machine_bytes()
+            return jobs_for(resources.jobs, units, memory=most, gpu=gpu, vram=vram)
+
+        # How much of the GPU a process gets has to be said before it opens it.
         share = None
-        if resources.max_vram and gpu:
-            # The process that starts the others has trained the background by itself.
-            share = resources.max_vram // (jobs + 1 if jobs > 1 else 1)
-            limit_vram(share)
+        if may_use_gpu(device):
+            vram = usable_vram(resources.max_vram)
+            jobs = processes(vram, gpu=True)
+            if resources.max_vram is not None and vram is not None:
+                # The process that starts the others trains the background, and keeps it.
+                share = vram // (jobs + 1 if jobs > 1 else 1)
+                limit_vram(share)
+        if training_device(device).type != "cuda":
+            jobs, share = processes(None, gpu=False), None
         own_pool = nullcontext()
         if jobs > 1:
             own_pool = FramePool(output, jobs, max_memory=memory, max_vram=share, device=device)
