@@ -127,17 +127,33 @@ def close_render_window():
         yield 0.3
 
 
+def when_allowed(write):
+    """Write, and wait with it where Blender says no: it lets no script write while an engine's own
+    Python runs, and in the job thread that may give way to this script at any time."""
+    while True:
+        try:
+            return write()
+        except AttributeError as error:
+            assert "Writing to ID classes in this context" in str(error), error
+            yield 0.02
+
+
+def edit(clip, number):
+    """Another value for everything that can change."""
+    clip.peel4d.exposure = 0.2 * (number % 5)
+    clip.peel4d.opacity = 1.0 - 0.1 * (number % 4)
+    clip.peel4d.sequence_mode = ("CLIP", "REPEAT", "EXTEND", "PING_PONG")[number % 4]
+    clip.location.x = 0.01 * (number % 3)
+    clip.name = ("own", "renamed")[number % 2]
+
+
 def render_and_edit():
     """Every property, the transform, copies and names change while the job thread draws."""
     yield from start_animation()
     clip, edits = the_clip(), 0
     while is_rendering():
         edits += 1
-        clip.peel4d.exposure = 0.2 * (edits % 5)
-        clip.peel4d.opacity = 1.0 - 0.1 * (edits % 4)
-        clip.peel4d.sequence_mode = ("CLIP", "REPEAT", "EXTEND", "PING_PONG")[edits % 4]
-        clip.location.x = 0.01 * (edits % 3)
-        clip.name = ("own", "renamed")[edits % 2]
+        yield from when_allowed(lambda number=edits: edit(clip, number))
         if edits % 2 == 0:
             yield from until_it_draws()
         if edits % 4 == 0:
@@ -153,7 +169,7 @@ def render_and_edit():
             box = clip.peel4d.crop_object
             yield 0.1
             yield from until_it_draws()
-            clip.peel4d.crop_object = None
+            yield from when_allowed(lambda: setattr(clip.peel4d, "crop_object", None))
             bpy.data.objects.remove(box)
         yield 0.1
     clip.name = "own"
