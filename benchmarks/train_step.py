@@ -181,6 +181,7 @@ def measure(count: int, side: int, runs: int, device: torch.device) -> dict[str,
 
 
 def noise(camera: Camera, device: torch.device) -> TrainingImage:
+    """A picture of noise that all counts."""
     side = camera.width
     return TrainingImage(
         camera,

@@ -7,6 +7,7 @@ import gc
 import shutil
 from dataclasses import replace
 
+import drawn_scenes
 import numpy as np
 import pytest
 from cuda_emulator import COMPILER, GPU, EmulatedDevice, build
@@ -52,10 +53,8 @@ def look(width=100, height=70, *, orthographic=False, skew=0.0, near=1e-3, far=1
     return Camera(K, R, [0.1, -0.05, 3.0], width, height, near, far, orthographic)
 
 
-def straight(width=16, height=16, focal=16.0) -> Camera:
-    """At the origin, looking along z, so that depth keys are the z coordinates themselves."""
-    K = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
-    return Camera(K, np.eye(3), np.zeros(3), width, height)
+def straight(width=16, height=16) -> Camera:
+    return drawn_scenes.straight(width, height, focal=16.0)
 
 
 def cloud(seed=0, count=2000, basis=1, radii=(0.005, 0.2)) -> Splats:

@@ -71,6 +71,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_vram(parser: argparse.ArgumentParser) -> None:
+    """What of the GPU the processes that train may use."""
     parser.add_argument(
         "--max-vram", type=parse_memory, metavar="8G", help="of the GPU; default: what is free"
     )

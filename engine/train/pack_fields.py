@@ -199,9 +199,16 @@ class FieldPacker:
     ) -> Packed:
         """The clip whose steps just meet the target. Raises PeelError, also where none do."""
         with trial_file(output) as trial:
+            written: dict[float, Packed] = {}  # what the file holds, by its coarseness
+
+            def write(coarseness: float) -> Packed:
+                if coarseness not in written:
+                    written.clear()
+                    written[coarseness] = self.write(trial, coarseness, progress)
+                return written[coarseness]
 
             def measure(coarseness: float) -> float:
-                packed = self.write(trial, coarseness, progress)
+                packed = write(coarseness)
                 if target.nbytes is not None:
                     return packed.nbytes
                 with ClipReader(self.folder.clip) as original, ClipReader(trial) as coded:
@@ -210,7 +217,7 @@ class FieldPacker:
             coarseness = target.factor(measure, _TRIALS)
             if coarseness is None:
                 raise target.unreachable(self.folder.root)
-            packed = self.write(trial, coarseness, progress)
+            packed = write(coarseness)
             trial.replace(output)
             return packed
 

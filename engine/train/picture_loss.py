@@ -133,9 +133,10 @@ class _PictureLoss(torch.autograd.Function):
                 ctypes.byref(error),
             )
         )
-        gradients = [torch.tensor(list(values)) for values in (by_tone.gain, by_tone.offset)] + [
-            torch.tensor(list(by_tone.vignetting)).view(2, 3)
-        ]
+        gradients = [None] * 3
+        if learned:
+            gradients = [torch.tensor(list(values)) for values in (by_tone.gain, by_tone.offset)]
+            gradients.append(torch.tensor(list(by_tone.vignetting)).view(2, 3))
         context.save_for_backward(by_rgba, *gradients)
         error = torch.tensor(error.value)
         context.mark_non_differentiable(error)

@@ -72,35 +72,13 @@ def run_plan(
         from ..train.plan import Folder
         from ..train.reconstruct import reconstruct
         from ..train.records import write_json
-        from ..train.run import (
-            DEFAULT_MEMORY,
-            limit_vram,
-            may_use_gpu,
-            training_device,
-            usable_vram,
-        )
+        from ..train.run import DEFAULT_MEMORY
         from ..train.watch import UNWATCHED
-        from .frame_pool import FramePool, jobs_for
+        from .frame_pool import FramePool
 
         watch = watch or UNWATCHED
         memory, device = resources.max_memory or DEFAULT_MEMORY, resources.device
-        units = len(units_left(plan, Folder(output)))
-
-        def processes(vram: int | None, *, gpu: bool) -> int:
-            most = resources.max_memory or machine_bytes()
-            return jobs_for(resources.jobs, units, memory=most, gpu=gpu, vram=vram)
-
-        # How much of the GPU a process gets has to be said before it opens it.
-        share = None
-        if may_use_gpu(device):
-            vram = usable_vram(resources.max_vram)
-            jobs = processes(vram, gpu=True)
-            if resources.max_vram is not None and vram is not None:
-                # The process that starts the others trains the background, and keeps it.
-                share = vram // (jobs + 1 if jobs > 1 else 1)
-                limit_vram(share)
-        if training_device(device).type != "cuda":
-            jobs, share = processes(None, gpu=False), None
+        jobs, share = _processes(resources, len(units_left(plan, Folder(output))))
         own_pool = nullcontext()
         if jobs > 1:
             own_pool = FramePool(output, jobs, max_memory=memory, max_vram=share, device=device)
@@ -136,6 +114,30 @@ def run_plan(
         write_json(folder.metrics, {**result, "scores": scores})
         means = {name: value["mean"] for name, value in scores.items()}
         return {"output": str(folder.root), "clip": str(folder.clip), **result, "scores": means}
+
+
+def _processes(resources: Resources, units: int) -> tuple[int, int | None]:
+    """How many processes train so many units, and bytes of the GPU for each where they are limited:
+    this one is then, too. Raises ReconstructionError where there is no such device."""
+    from ..train.run import limit_vram, may_use_gpu, training_device, usable_vram
+    from .frame_pool import jobs_for
+
+    def count(vram: int | None, *, gpu: bool) -> int:
+        memory = resources.max_memory or machine_bytes()
+        return jobs_for(resources.jobs, units, memory=memory, gpu=gpu, vram=vram)
+
+    jobs, share = 0, None
+    # How much of the GPU a process gets has to be said before it opens it.
+    if may_use_gpu(resources.device):
+        vram = usable_vram(resources.max_vram)
+        jobs = count(vram, gpu=True)
+        if resources.max_vram is not None and vram is not None:
+            # The process that starts the others trains the background, and keeps it.
+            share = vram // (jobs + 1 if jobs > 1 else 1)
+            limit_vram(share)
+    if training_device(resources.device).type == "cuda":
+        return jobs, share
+    return count(None, gpu=False), None
 
 
 @contextmanager
