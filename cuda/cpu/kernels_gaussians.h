@@ -11,15 +11,10 @@ namespace PEEL_ISA {
 
 typedef uint32_t NativeBits __attribute__((vector_size(4 * kNative)));
 
-// 2^x for -126 < x <= 0, relative error below 3e-6; any other x gives some bits and no harm.
+// As peel::exp2_below_zero, sixteen at once.
 PEEL_INLINE Floats exp2_below_zero(Floats x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 2^23: the sum's last bits are the nearest integer
-  const Floats whole = x + kRound;
-  const Floats f = x - (whole - kRound);
-  Floats p = 0.009562746071392271f * f + 0.05591723645339253f;
-  p = p * f + 0.24024926086668888f;
-  p = p * f + 0.6931219309591208f;
-  p = p * f + 0.9999992072431919f;
+  const Floats whole = x + kExp2Round;
+  Floats p = exp2_near_zero(x - (whole - kExp2Round));
   // Without signs, because a pixel far outside may run over; its weight is not kept.
   PEEL_EACH p.part[i] =
       (NativeFloats)((NativeBits)p.part[i] + ((NativeBits)whole.part[i] << 23));

@@ -10,10 +10,17 @@
 //   and for derivatives, after a frame with `keep`:
 //   memset(sums) -> backward_tiles -> backward_points
 //
+// A picture of two-dimensional Gaussians shares what bins and sorts:
+//
+//   [gaussians_at] -> memset(state, counts) -> gaussians_prepare
+//   allocate -> scatter_points -> sort_large -> gaussians_draw
+//   or, for derivatives, gaussians_backward or gaussians_fit -> gaussians_chain
+//
 // Nothing waits for the host in between. The room for overlaps is fixed beforehand; a frame that
 // needs more leaves tiles out and says in State how much it needs.
 #pragma once
 
+#include "../include/peel/gaussian2d.h"
 #include "../include/peel/points.h"
 #include "../include/peel/triangle.h"
 #include "platform.h"
@@ -27,6 +34,8 @@ constexpr int kWarps = kTileThreads / kWarp;
 constexpr int kPatchWidth = 8, kPatchHeight = 4;  // the samples of a warp
 constexpr int kSmallTile = 2048;        // overlaps that are sorted in shared memory
 constexpr int kLargeThreads = 1024;     // sort_large
+constexpr int kGaussianSums = 8;        // of struct GaussianSums
+constexpr int kMostOrders = 6;          // of the polynomials of a group of pictures
 constexpr uint32_t kNowhere = 0xffffffffu;
 
 // Written by the device, read by the host after the frame.
@@ -114,6 +123,47 @@ struct BackwardPointsArguments {
   float* radius;
   float* density;
   float* color;
+};
+
+// A picture of Gaussians. Of its frame, `splats` are the Gaussians, `records` have no depth.
+struct GaussianArguments {
+  Frame frame;
+  const float* position;  // (point_count, 2), pixels
+  const float* cholesky;  // (point_count, 3)
+  const float* color;     // (point_count, 3)
+  float window_x, window_y;
+  float* rgb;             // (height, width, 3), may be null
+  uint8_t* bytes;         // likewise
+  const float* d_rgb;     // (height, width, 3), of gaussians_backward
+  const uint8_t* target;  // of gaussians_fit: the first pixel of the window
+  int64_t stride;         // bytes from one of its rows to the next
+  uint64_t* partial_count;
+  float* partials;        // (capacity, kGaussianSums): of every overlap, those of a Gaussian together;
+                          // null: no derivatives
+  double* errors;         // (tiles) sums of squares
+  float* error;           // their mean, null: not asked for
+  float* d_position;
+  float* d_cholesky;
+  float* d_color;
+};
+
+// Gaussians of a group of pictures at one time, in a picture of another size: engine/video2d/gop.py and
+// Gaussians2D.resized.
+struct GopArguments {
+  const float* position;   // (count, 2)
+  const float* log_scale;  // (count, 2)
+  const float* shear;      // (count)
+  const float* color;      // (count, 3)
+  const float* motion;     // (motion_orders, count, 2)
+  const float* shade;      // (shade_orders, count, 3)
+  float* at_position;
+  float* at_cholesky;
+  float* at_color;
+  double across, down;     // sides of the picture over those of the group
+  float basis[kMostOrders];
+  uint32_t count;
+  int32_t motion_orders, shade_orders;
+  int32_t unused;
 };
 
 }  // namespace peel

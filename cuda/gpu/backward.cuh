@@ -5,6 +5,7 @@
 
 #include "../include/peel/composite.h"
 #include "pixels.cuh"
+#include "reduce.cuh"
 #include "sort.cuh"
 
 namespace peel {
@@ -27,28 +28,10 @@ __device__ __forceinline__ uint32_t warp_max(uint32_t value) {
 #endif
 }
 
-// Sums of nine values over the warp. Each exchange halves the number of values that a lane still
-// carries: 14 shuffles instead of 45. Lane 4 i ends with the sum of v[i], i < 8, lane 1 with v[8].
-__device__ __forceinline__ float warp_sums(const float v[kPartials]) {
-  const uint32_t lane = threadIdx.x % kWarp;
-  float four[4], two[2];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float keep = lane & 16 ? v[4 + i] : v[i], give = lane & 16 ? v[i] : v[4 + i];
-    four[i] = keep + __shfl_xor_sync(kAllLanes, give, 16);
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float keep = lane & 8 ? four[2 + i] : four[i], give = lane & 8 ? four[i] : four[2 + i];
-    two[i] = keep + __shfl_xor_sync(kAllLanes, give, 8);
-  }
-  const float keep = lane & 4 ? two[1] : two[0], give = lane & 4 ? two[0] : two[1];
-  float sum = keep + __shfl_xor_sync(kAllLanes, give, 4);
-  sum += __shfl_xor_sync(kAllLanes, sum, 2);
-  sum += __shfl_xor_sync(kAllLanes, sum, 1);
-  float last = v[8];
-  for (int step = kWarp / 2; step > 0; step /= 2) last += __shfl_xor_sync(kAllLanes, last, step);
-  return lane == 1 ? last : sum;
+// Sums of nine values over the warp. Lane 4 i ends with the sum of v[i], i < 8, lane 1 with v[8].
+__device__ __forceinline__ float nine_sums(const float v[kPartials]) {
+  const float sum = eight_sums(v), last = warp_sum(v[8]);
+  return threadIdx.x % kWarp == 1 ? last : sum;
 }
 
 // Front to back; returns the number of layers of the sample.
@@ -125,7 +108,7 @@ __device__ __forceinline__ void backward_patch(const BackwardTilesArguments& a, 
       v[8] = h * qy;
       --left;
     }
-    const float sum = warp_sums(v);
+    const float sum = nine_sums(v);
     const uint32_t which = lane % 4 == 0 ? lane / 4 : lane == 1 ? 8 : kNowhere;
     if (which != kNowhere) atomicAdd(a.sums + (uint64_t)slot * kPartials + which, sum);
   }

@@ -6,10 +6,10 @@
 #pragma once
 
 #include "memory.cuh"
+#include "reduce.cuh"
 
 namespace peel {
 
-constexpr uint32_t kAllLanes = 0xffffffffu;
 constexpr int kManyTiles = 32;  // beyond, the whole warp works on one record
 
 __device__ __forceinline__ uint32_t tiles_of(const Record& r) {

@@ -2,6 +2,8 @@
 // The entry points. arguments.h says in which order they run.
 #include "backward.cuh"
 #include "composite.cuh"
+#include "gaussians.cuh"
+#include "gop.cuh"
 #include "project.cuh"
 
 using namespace peel;
@@ -85,4 +87,37 @@ PEEL_KERNEL(backward_tiles, BackwardTilesArguments, 4 * kWarp, 8) {
 
 PEEL_KERNEL(backward_points, BackwardPointsArguments, kTileThreads, 2) {
   backward_point(a);
+}
+
+PEEL_KERNEL(gaussians_at, GopArguments, kTileThreads, 2) {
+  gaussian_at(a);
+}
+
+PEEL_KERNEL(gaussians_prepare, GaussianArguments, kTileThreads, 4) {
+  prepare_gaussians(a);
+}
+
+PEEL_KERNEL(gaussians_draw, GaussianArguments, kTileThreads, 5) {
+  PEEL_SHARED(GaussianList, list);
+  draw_gaussians(a, list);
+}
+
+PEEL_KERNEL(gaussians_backward, GaussianArguments, kTileThreads, 4) {
+  PEEL_SHARED(GaussianFitShared, shared);
+  backward_gaussians(a, shared);
+}
+
+PEEL_KERNEL(gaussians_fit, GaussianArguments, kTileThreads, 4) {
+  PEEL_SHARED(GaussianFitShared, shared);
+  fit_gaussians(a, shared);
+}
+
+// A warp for each Gaussian, and one block more for the error.
+PEEL_KERNEL(gaussians_chain, GaussianArguments, kTileThreads, 4) {
+  PEEL_SHARED(ErrorShared, shared);
+  if (blockIdx.x + 1 < gridDim.x) {
+    chain_sums(a);
+  } else if (a.error) {
+    add_errors(a, shared);
+  }
 }

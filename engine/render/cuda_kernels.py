@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import c_float, c_int32, c_uint32, c_uint64, c_void_p
+from ctypes import c_double, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 
 from .core_library import library
 
@@ -14,6 +14,8 @@ LARGE_THREADS = 1024
 WARP = 32
 WARPS_PER_TILE = 8
 PARTIALS = 9  # sums per point that the backward pass gathers
+GAUSSIAN_SUMS = 8  # the same of a two-dimensional Gaussian, in each of its tiles
+MOST_ORDERS = 6  # of a group's polynomials
 LAYER_BYTES = 8
 RECORD_BYTES = 16
 SPLAT_BYTES = 48
@@ -78,6 +80,50 @@ class FrameArguments(ctypes.Structure):
 
 class BackwardTilesArguments(ctypes.Structure):
     _fields_ = [("frame", Frame), ("d_rgba", c_void_p), ("d_depth", c_void_p), ("sums", c_void_p)]
+
+
+class GaussianArguments(ctypes.Structure):
+    _fields_ = [
+        ("frame", Frame),
+        ("position", c_void_p),
+        ("cholesky", c_void_p),
+        ("color", c_void_p),
+        ("window_x", c_float),
+        ("window_y", c_float),
+        ("rgb", c_void_p),
+        ("bytes", c_void_p),
+        ("d_rgb", c_void_p),
+        ("target", c_void_p),
+        ("stride", c_int64),
+        ("partial_count", c_void_p),
+        ("partials", c_void_p),
+        ("errors", c_void_p),
+        ("error", c_void_p),
+        ("d_position", c_void_p),
+        ("d_cholesky", c_void_p),
+        ("d_color", c_void_p),
+    ]
+
+
+class GopArguments(ctypes.Structure):
+    _fields_ = [
+        ("position", c_void_p),
+        ("log_scale", c_void_p),
+        ("shear", c_void_p),
+        ("color", c_void_p),
+        ("motion", c_void_p),
+        ("shade", c_void_p),
+        ("at_position", c_void_p),
+        ("at_cholesky", c_void_p),
+        ("at_color", c_void_p),
+        ("across", c_double),
+        ("down", c_double),
+        ("basis", c_float * MOST_ORDERS),
+        ("count", c_uint32),
+        ("motion_orders", c_int32),
+        ("shade_orders", c_int32),
+        ("unused", c_int32),
+    ]
 
 
 @functools.lru_cache(maxsize=1)

@@ -67,7 +67,7 @@ def draw(gaussians: Gaussians2D, window: Window, *, threads: int = 0) -> np.ndar
     """The picture (height, width, 3) uint8, clamped and rounded. threads: 0 for all that the
     process may use. Raises CoreError."""
     picture = np.empty((window.height, window.width, 3), dtype=np.uint8)
-    arrays = _arrays(gaussians)
+    arrays = checked_arrays(gaussians)
     check(
         library().peel4d_gaussians_draw(
             _window(window, threads), *_inputs(arrays), None, picture.ctypes.data
@@ -79,7 +79,7 @@ def draw(gaussians: Gaussians2D, window: Window, *, threads: int = 0) -> np.ndar
 def draw_linear(gaussians: Gaussians2D, window: Window, *, threads: int = 0) -> np.ndarray:
     """The sum itself, (height, width, 3) float32, not clamped. Raises CoreError."""
     picture = np.empty((window.height, window.width, 3), dtype=np.float32)
-    arrays = _arrays(gaussians)
+    arrays = checked_arrays(gaussians)
     check(
         library().peel4d_gaussians_draw(
             _window(window, threads), *_inputs(arrays), picture.ctypes.data, None
@@ -95,7 +95,7 @@ def backward(
     d_picture = np.ascontiguousarray(d_picture, dtype=np.float32)
     if d_picture.shape != (window.height, window.width, 3):
         raise CoreError(f"a gradient of shape {d_picture.shape} for another picture")
-    arrays = _arrays(gaussians)
+    arrays = checked_arrays(gaussians)
     gradients = _like(arrays)
     check(
         library().peel4d_gaussians_backward(
@@ -116,11 +116,9 @@ def fit(
     target: (H, W, 3) uint8, the whole picture; the window must lie inside. The picture is clamped
     to [0, 1] before it is compared, and the clamp passes gradients on. Raises CoreError.
     """
-    height, width = target.shape[:2]
-    inside = 0 <= window.x <= width - window.width and 0 <= window.y <= height - window.height
-    if not inside or target.dtype != np.uint8 or not target.flags.c_contiguous:
-        raise CoreError("the target is no contiguous 8-bit picture that holds the window")
-    arrays = _arrays(gaussians)
+    check_target(window, target)
+    width = target.shape[1]
+    arrays = checked_arrays(gaussians)
     gradients = _like(arrays)
     error = c_double()
     first = target.ctypes.data + 3 * (window.y * width + window.x)
@@ -137,7 +135,16 @@ def fit(
     return error.value, Gaussians2D(*gradients)
 
 
-def _arrays(gaussians: Gaussians2D) -> list[np.ndarray]:
+def check_target(window: Window, target: np.ndarray) -> None:
+    """Raise CoreError where `fit` cannot compare the window with this array."""
+    height, width = target.shape[:2] if target.ndim == 3 and target.shape[2] == 3 else (0, 0)
+    inside = 0 <= window.x <= width - window.width and 0 <= window.y <= height - window.height
+    if not inside or target.dtype != np.uint8 or not target.flags.c_contiguous:
+        raise CoreError("the target is no contiguous 8-bit picture that holds the window")
+
+
+def checked_arrays(gaussians: Gaussians2D) -> list[np.ndarray]:
+    """Position, cholesky and color, contiguous in float32. Raises CoreError for other shapes."""
     count = len(gaussians)
     arrays = []
     for array, columns in (

@@ -289,6 +289,8 @@ extern "C" __attribute__((visibility("default"))) int64_t peel4d_emulate_sizeof(
       {"MeshArguments", sizeof(MeshArguments)},
       {"BackwardTilesArguments", sizeof(BackwardTilesArguments)},
       {"BackwardPointsArguments", sizeof(BackwardPointsArguments)},
+      {"GaussianArguments", sizeof(GaussianArguments)},
+      {"GopArguments", sizeof(GopArguments)},
   };
   const auto found = sizes.find(name);
   return found == sizes.end() ? -1 : found->second;

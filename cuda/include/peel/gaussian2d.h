@@ -70,6 +70,44 @@ PEEL_HD bool prepare_gaussian(const float* position, const float* cholesky, cons
   return true;
 }
 
+// 2^f for |f| <= 1/2, relative error below 3e-6. T: float, or a vector of them.
+template <class T>
+PEEL_HD T exp2_near_zero(T f) {
+  T p = 0.009562746071392271f * f + 0.05591723645339253f;
+  p = p * f + 0.24024926086668888f;
+  p = p * f + 0.6931219309591208f;
+  return p * f + 0.9999992072431919f;
+}
+
+constexpr float kExp2Round = 12582912.0f;  // 1.5 2^23: the sum's last bits are the nearest integer
+
+// 2^x for -126 < x <= 0; any other x gives some bits and no harm. Every back end computes it so, and
+// not by an instruction of its own, and thus they draw the same picture.
+PEEL_HD float exp2_below_zero(float x) {
+  const float whole = x + kExp2Round;
+  const float fraction = exp2_near_zero(x - (whole - kExp2Round));
+  return float_of(bits_of(fraction) + (bits_of(whole) << 23));
+}
+
+// From a mean to the centre of a pixel. Summed up from the first of 16 columns and of 32 rows, so that
+// back ends with tiles of other sizes round alike.
+constexpr int kGaussianColumns = 16, kGaussianRows = 32;
+
+PEEL_HD float gaussian_dx(const Gaussian2D& g, int x) {
+  const int left = x - x % kGaussianColumns;
+  return ((float)(x - left) + 0.5f) + ((float)left - g.x);
+}
+
+PEEL_HD float gaussian_dy(const Gaussian2D& g, int y) {
+  const int top = y - y % kGaussianRows;
+  return (float)(y - top) + ((float)top + 0.5f - g.y);
+}
+
+PEEL_HD float gaussian_weight(const Gaussian2D& g, float dx, float dy) {
+  const float exponent = (-g.a * (dx * dx) + -g.b * dx * dy) + -g.c * (dy * dy);
+  return exponent >= -g.cut ? exp2_below_zero(exponent) : 0.0f;
+}
+
 // What a Gaussian's pixels sum up for its gradients, with t = w sum_channel c dL/dC.
 struct GaussianSums {
   float color[3];         // sum w dL/dC
