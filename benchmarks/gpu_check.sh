@@ -78,6 +78,9 @@ for scene in body room; do
 done
 step peel-scaling 1200 "$python" benchmarks/peel.py --scaling --json "$out/peel-scaling.json"
 step train-step 1200 "$python" benchmarks/train_step.py --json "$out/train_step.json"
+# $MOVIE: footage for the Gaussians, of 1280 x 720 pixels to compare; without it, moving texture.
+step gaussians 900 "$python" benchmarks/gaussians.py ${MOVIE:+--movie "$MOVIE"} \
+  --json "$out/gaussians.json"
 for resolution in 1080p 4k; do
   step "playback-$resolution" 900 "$python" benchmarks/playback.py --resolution "$resolution" \
     --json "$out/playback-$resolution.json"

@@ -98,6 +98,18 @@ def test_train_step_sweeps_points_and_pixels(tmp_path):
     assert {it["over"] for it in result["slopes"]} == {"points", "pixels"}
 
 
+def test_gaussians_are_trained_and_timed(tmp_path):
+    options = ("--size", 64, 40, "--frames", 3, "--gaussians", 100, "--seconds", 0.3, 0.5)
+    result = run("gaussians.py", tmp_path / "gaussians.json", *options, "--runs", 2)
+    rows = [row for row in result["rows"] if row["method"] == "cpu"]
+    assert [row["what"] for row in rows] == ["training", "training", "speed"]
+    for row in rows[:2]:
+        assert row["step_ms"] == pytest.approx(1e3 * row["seconds"] / row["steps"], rel=0.05)
+        assert row["psnr"] <= row["psnr_before_coding"] + 0.1
+    assert min(rows[2][name] for name in ("draw_ms", "fit_ms", "picture_ms", "decode_fps")) > 0
+    assert (result["width"], result["height"]) == (64, 40)
+
+
 @pytest.mark.parametrize("given", [False, True], ids=["made here", "given"])
 def test_playback_gives_percentiles_of_every_stage(tmp_path, given):
     options: tuple = ("--points", 2000, "--frames", 2)

@@ -14,10 +14,12 @@ from peel4d.engine.errors import CoreError
 from peel4d.engine.render import cuda_kernels
 from peel4d.engine.render.cuda_memory import DeviceMemoryError
 from peel4d.engine.render.window import Window
-from peel4d.engine.video2d import cuda_queue, gaussians
+from peel4d.engine.video2d import cuda_queue, gaussians, video
 from peel4d.engine.video2d.cuda_gaussians import CudaGaussians, rasterizer
 from peel4d.engine.video2d.gaussians import Gaussians2D
 from peel4d.engine.video2d.gop import Gop
+from peel4d.engine.video2d.gop_codec import Steps, encode_gop
+from peel4d.engine.video2d.video import VideoInfo, VideoReader, write_video
 
 NAMES = ("position", "cholesky", "color")
 emulated = pytest.mark.skipif(not COMPILER, reason="the emulator needs a C++ compiler")
@@ -252,6 +254,86 @@ def test_a_group_is_uploaded_once_and_no_frame_allocates(make):
     assert counts[3][1] == counts[-1][1]
 
 
+@emulated
+def test_a_reader_draws_with_it(make, monkeypatch, tmp_path):
+    gops = [group(), group(count=200)]
+    data = [encode_gop(gop, Steps()) for gop in gops]
+    info = VideoInfo(64, 48, 25.0, ((5, 300), (5, 200)))
+    write_video(tmp_path / "video.g2v", info, data)
+    gpu = make()
+    monkeypatch.setattr(video, "rasterizer", lambda: gpu)
+    monkeypatch.setattr(video.back_ends, "select", lambda name: name)
+    with VideoReader(tmp_path / "video.g2v") as reader:
+        for size in (None, (32, 24)):
+            there, here = (
+                np.stack(list(reader.pictures(range(10), size=size, backend=name))).astype(int)
+                for name in ("cuda", "cpu")
+            )
+            assert np.abs(there - here).max() <= 1
+        assert gpu.device.log.count("gaussians_draw") == 20
+        again = reader.frame(7, backend="cuda").astype(int)
+        assert np.abs(again - reader.frame(7, backend="cpu")).max() <= 1
+
+
+@emulated
+class TestTraining:
+    """The emulator for a GPU: torch's memory goes in and out by address."""
+
+    def test_fit_as_a_torch_function(self, make):
+        torch = pytest.importorskip("torch", reason="the wrapper is written in torch")
+        from peel4d.engine.train import gaussians_cuda
+
+        gpu, seen, target = make(lazy=False), scene(200, 60, 40), target_of(64, 48)
+        window = Window(3, 2, 60, 40)
+        error, gradients = gaussians.fit(seen, window, target)
+        leaves = [torch.from_numpy(getattr(seen, name)).double() for name in NAMES]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        loss = gaussians_cuda.fit(*leaves, window, torch.from_numpy(target), on=gpu)
+        (3 * loss).backward()
+        assert loss.item() == pytest.approx(error, rel=1e-6)
+        for leaf, name in zip(leaves, NAMES, strict=True):
+            expected = 3 * getattr(gradients, name)
+            assert leaf.grad.dtype == torch.float64
+            assert np.linalg.norm(leaf.grad - expected) <= 1e-5 * np.linalg.norm(expected)
+        leaves[0].requires_grad_(False)
+        leaves[1].grad = None
+        gaussians_cuda.fit(*leaves, window, torch.from_numpy(target), on=gpu).backward()
+        assert leaves[1].grad is not None
+        for wrong in (torch.zeros(48, 64, 3), torch.zeros(40, 60, 3, dtype=torch.uint8)):
+            with pytest.raises(CoreError, match="target"):
+                gaussians_cuda.fit(*leaves, window, wrong, on=gpu)
+        with pytest.raises(CoreError, match="disagree"):
+            gaussians_cuda.fit(
+                leaves[0], leaves[1][:5], leaves[2], window, torch.from_numpy(target), on=gpu
+            )
+
+    def test_a_group_is_trained_alike(self, make):
+        """All of it: warm-up, pruning, freezing; roundings differ and grow with the steps."""
+        pytest.importorskip("torch", reason="training is written in torch")
+        from peel4d.engine.train.video_gop import GopSettings, gop_psnr, train_gop
+
+        y, x = np.mgrid[:28, :36]
+        frames = [
+            np.stack([90 + 3 * x, 120 + 40 * np.sin((y + i) / 4), 200 - 2 * x - y], axis=2)
+            for i in range(3)
+        ]
+        frames = [np.clip(frame, 0, 255).astype(np.uint8) for frame in frames]
+        recipe = GopSettings(gaussians=60, steps=40, prune=1e-3)
+        told: list[float] = []
+        there, report = train_gop(
+            frames,
+            recipe,
+            Steps(),
+            on=make(lazy=False),
+            watch=lambda share, psnr: told.append(share),
+        )
+        here, _ = train_gop(frames, recipe, Steps())
+        assert report.steps == 40 and told[-1] == 1
+        assert there.frames == 3 and there.position.dtype == np.float32
+        scores = [np.mean(gop_psnr(gop, frames)) for gop in (there, here)]
+        assert scores[0] == pytest.approx(scores[1], abs=0.3)
+
+
 @pytest.fixture(scope="module")
 def gpu():
     try:
@@ -285,6 +367,42 @@ class TestGpu:
         seen, window = scene(100_000, 60, 40), Window(0, 0, 60, 40)
         difference = np.abs(gpu.draw_linear(seen, window) - gaussians.draw_linear(seen, window))
         assert difference.max() < 0.05
+
+    @pytest.mark.parametrize("own_stream", [False, True])
+    def test_training_step(self, gpu, own_stream):
+        torch = pytest.importorskip("torch", reason="training needs torch")
+        if not torch.cuda.is_available():
+            pytest.skip("this torch was built without CUDA")
+        from peel4d.engine.train import gaussians_cuda
+
+        seen, target, window = scene(5000, 320, 200), target_of(320, 200), Window(0, 0, 320, 200)
+        error, gradients = gaussians.fit(seen, window, target)
+        stream = torch.cuda.Stream() if own_stream else torch.cuda.default_stream()
+        with torch.cuda.stream(stream):
+            leaves = [torch.tensor(getattr(seen, name), device="cuda") for name in NAMES]
+            leaves = [leaf.requires_grad_() for leaf in leaves]
+            picture = torch.from_numpy(target).to("cuda")
+            loss = gaussians_cuda.fit(*leaves, window, picture)
+            loss.backward()
+            found = Gaussians2D(*(leaf.grad.cpu().numpy() for leaf in leaves))
+            assert loss.item() == pytest.approx(error, rel=1e-5)
+        assert_close(found, gradients, 1e-4)
+
+    def test_a_group_is_trained_alike(self, gpu):
+        torch = pytest.importorskip("torch", reason="training needs torch")
+        if not torch.cuda.is_available():
+            pytest.skip("this torch was built without CUDA")
+        from test_video_encode import movie
+
+        from peel4d.engine.train.video_gop import GopSettings, gop_psnr, train_gop
+
+        frames, recipe = movie(6), GopSettings(gaussians=400, steps=300, prune=1e-3)
+        there, here = (
+            train_gop(frames, recipe, Steps(), device=torch.device(name))[0]
+            for name in ("cuda", "cpu")
+        )
+        scores = [np.mean(gop_psnr(gop, frames)) for gop in (there, here)]
+        assert scores[0] == pytest.approx(scores[1], abs=0.3)
 
     def test_frames(self, gpu):
         assert_same_frames(gpu, group())

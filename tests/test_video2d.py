@@ -148,6 +148,30 @@ def test_reader_shows_what_was_written(video):
                 reader.frame(index)
 
 
+def test_pictures_are_the_frames_in_any_order(video, tmp_path):
+    with VideoReader(video) as reader:
+        for frames in (range(8), range(8)[::3], [7, 0, 0, 6, 1, 7], []):
+            drawn = list(reader.pictures(frames, size=(32, 24)))
+            assert len(drawn) == len(frames)
+            for picture, index in zip(drawn, frames, strict=True):
+                assert np.array_equal(picture, reader.frame(index, size=(32, 24)))
+        left = reader.pictures(range(8))
+        next(left)
+        left.close()
+        with pytest.raises(IndexError):
+            next(reader.pictures([8]))
+        with pytest.raises(CoreError, match="no back end is called 'tpu'"):
+            reader.frame(0, backend="tpu")
+    damaged = bytearray(video.read_bytes())
+    damaged[damaged.index(b"gops/000001.bin") + 500] ^= 1
+    (tmp_path / "damaged.g2v").write_bytes(damaged)
+    with VideoReader(tmp_path / "damaged.g2v") as reader:
+        pictures = reader.pictures(range(8))
+        assert len([next(pictures) for _ in range(5)]) == 5
+        with pytest.raises(ClipError, match="000001"):
+            next(pictures)
+
+
 def test_the_same_groups_give_the_same_file(video, tmp_path):
     with VideoReader(video) as reader:
         info = reader.info

@@ -18,6 +18,7 @@ pytest.importorskip("torch")
 from peel4d.engine.errors import ReconstructionError
 from peel4d.engine.train import video_encode
 from peel4d.engine.train.metrics import psnr
+from peel4d.engine.train.run import training_device
 from peel4d.engine.train.video_benchmark import measure_video, table
 from peel4d.engine.train.video_encode import EncodeSettings, encode
 from peel4d.engine.train.video_gop import GopSettings, gop_psnr, train_gop
@@ -240,12 +241,12 @@ def test_command_line(folder, tmp_path):
     output = tmp_path / "out.g2v"
     done = command(
         "video", "encode", folder, "-o", output, "--gop", 5, "--gaussians", 200, "--steps", 60,
-        "--jobs", 2, "--json",
+        "--jobs", 2, "--device", "cpu", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     words = json.loads(done.stdout)
     assert words["frames"] == 9 and words["bytes"] == output.stat().st_size
-    assert len(words["gops"]) == 2 and words["psnr"] > 20
+    assert len(words["gops"]) == 2 and words["psnr"] > 20 and words["device"] == "cpu"
     info = json.loads(command("video", "info", output, "--json").stdout)
     assert (info["width"], info["height"], info["frames"]) == (72, 56, 9)
     assert "2 groups" in command("video", "info", output).stdout
@@ -263,6 +264,21 @@ def test_command_line(folder, tmp_path):
         failed = command(*arguments)
         assert failed.returncode == 2, arguments
         assert failed.stderr.count("\n") == 1 and failed.stderr.startswith("peel4d: ")
+
+
+@pytest.mark.skipif(training_device("auto").type != "cpu", reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(folder, tmp_path):
+    source = open_source(folder)
+    with pytest.raises(ReconstructionError, match="cannot train on a GPU"):
+        encode(source, tmp_path / "none.g2v", quick(), device="cuda")
+    assert not (tmp_path / "none.g2v").exists()
+    failed = command("video", "encode", folder, "-o", tmp_path / "o.g2v", "--device", "cuda")
+    assert failed.returncode == 2 and "cannot train on a GPU" in failed.stderr
+    encode(source, tmp_path / "out.g2v", quick(steps=5), jobs=1)
+    failed = command(
+        "video", "decode", tmp_path / "out.g2v", "-o", tmp_path / "d", "--backend", "cuda"
+    )
+    assert failed.returncode == 2 and "no CUDA here" in failed.stderr
 
 
 def test_benchmark_scores_all_codecs_on_the_same_frames(tmp_path):

@@ -97,7 +97,7 @@ PEEL_KERNEL(gaussians_prepare, GaussianArguments, kTileThreads, 4) {
   prepare_gaussians(a);
 }
 
-PEEL_KERNEL(gaussians_draw, GaussianArguments, kTileThreads, 5) {
+PEEL_KERNEL(gaussians_draw, GaussianArguments, kTileThreads, 4) {
   PEEL_SHARED(GaussianList, list);
   draw_gaussians(a, list);
 }

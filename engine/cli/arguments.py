@@ -1,8 +1,27 @@
-"""The kinds of values that commands take."""
+"""Arguments that several commands take, and the kinds of their values."""
 
 from __future__ import annotations
 
 import argparse
+
+from ..render.backend import BACKENDS
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where to train."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="train on an NVIDIA GPU where there is one (auto), on the CPU or on the GPU",
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """What draws."""
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="default: CUDA where there is a GPU"
+    )
 
 
 def parse_size(text: str) -> tuple[int, int]:

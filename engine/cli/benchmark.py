@@ -145,6 +145,7 @@ def _video(options: argparse.Namespace) -> int:
             open_source(options.capture),
             EncodeSettings(training=training),
             jobs=options.jobs,
+            device=options.device,
             progress=progress,
         )
     text = json.dumps(result, indent=1, allow_nan=False)

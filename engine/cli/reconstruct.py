@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OutputError
-from .arguments import parse_memory, parse_names, parse_seconds, parse_size, positive_int, seed
+from .arguments import (
+    add_device,
+    parse_memory,
+    parse_names,
+    parse_seconds,
+    parse_size,
+    positive_int,
+    seed,
+)
 from .console import emit, progress_reporter
 
 if TYPE_CHECKING:
@@ -62,12 +70,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """What one process that trains may use."""
     parser.add_argument("--max-memory", type=parse_memory, metavar="4G")
-    parser.add_argument(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda"),
-        help="train on an NVIDIA GPU where there is one (auto), on the CPU or on the GPU",
-    )
+    add_device(parser)
 
 
 def add_vram(parser: argparse.ArgumentParser) -> None:

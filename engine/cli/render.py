@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import OutputError, PeelError
-from ..render.backend import BACKENDS, Instance, render_scene
+from ..render.backend import Instance, render_scene
 from ..render.settings import DEFAULT_SAMPLES
-from .arguments import parse_memory, parse_size, positive_float, positive_int
+from .arguments import add_backend, parse_memory, parse_size, positive_float, positive_int
 from .console import progress_reporter
 
 
@@ -57,9 +57,7 @@ def add_parser(commands) -> None:
         help="per pixel along each axis; 1 is faster and leaves the rims of the points jagged "
         "(default %(default)s)",
     )
-    parser.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help="default: CUDA where there is a GPU"
-    )
+    add_backend(parser)
     parser.add_argument(
         "--max-vram", type=parse_memory, metavar="4G", help="of the GPU; default what there is"
     )

@@ -7,7 +7,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from .arguments import parse_memory, parse_seconds, parse_size, positive_float, positive_int, seed
+from .arguments import (
+    add_backend,
+    add_device,
+    parse_memory,
+    parse_seconds,
+    parse_size,
+    positive_float,
+    positive_int,
+    seed,
+)
 from .console import progress_reporter
 
 #: Steps of a group: name of the preset -> number.
@@ -54,6 +63,7 @@ def _add_encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=positive_float, help="instead of what the input says")
     parser.add_argument("--jobs", type=positive_int, metavar="N", help="processes (default: cores)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted encoding")
+    add_device(parser)
     parser.set_defaults(run=_encode)
 
 
@@ -119,6 +129,7 @@ def _encode(options: argparse.Namespace) -> int:
             options.output,
             settings,
             jobs=options.jobs,
+            device=options.device,
             resume=options.resume,
             progress=progress,
         )
@@ -133,6 +144,7 @@ def _encode(options: argparse.Namespace) -> int:
         "bytes_per_frame": round(result.nbytes / frames),
         "psnr": sum(result.psnr) / frames,
         "seconds": result.seconds,
+        "device": result.device,
         "warnings": list(source.warnings),
         "gops": list(result.gops),
     }
@@ -160,6 +172,7 @@ def _add_decode(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the pictures")
     parser.add_argument("--frames", type=_frames, metavar="A:B", help="from A on, B not included")
+    add_backend(parser)
     parser.set_defaults(run=_decode)
 
 
@@ -178,7 +191,14 @@ def _decode(options: argparse.Namespace) -> int:
                 where=options.video,
                 hint="Frames count from 0; write --frames FIRST:END",
             )
-        count = export(reader, options.output, size=options.size, frames=frames, progress=progress)
+        count = export(
+            reader,
+            options.output,
+            size=options.size,
+            frames=frames,
+            backend=options.backend,
+            progress=progress,
+        )
         width, height = options.size or (reader.info.width, reader.info.height)
     words = {"output": str(options.output), "frames": count, "width": width, "height": height}
     if options.json:

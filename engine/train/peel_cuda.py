@@ -17,6 +17,7 @@ from ..render.cuda import CudaRenderer, device_clip, renderer
 from ..render.cuda_frame import DeviceScene, PixelGradients
 from ..render.settings import PeelSettings
 from ..render.splats import SH_COUNTS
+from ..video2d.cuda_gaussians import CudaGaussians
 
 _NAMES = ("position", "radius", "density", "color")
 
@@ -60,7 +61,7 @@ class _Peel(torch.autograd.Function):
             [device_clip(addresses, len(position), sh_count, camera)],
         )
         outputs = {"rgba": rgba.data_ptr(), "depth": depth.data_ptr()}
-        with _stream(on, position) as stream:
+        with torch_stream(on, position) as stream:
             context.job = on.forward_pointers(scene, outputs, stream)
         context.save_for_backward(*arrays)  # also keeps their memory
         context.dtypes = [t.dtype for t in inputs]
@@ -80,7 +81,7 @@ class _Peel(torch.autograd.Function):
         gradients = [torch.empty_like(array) for array in arrays]
         addresses = dict(zip(_NAMES, map(torch.Tensor.data_ptr, gradients), strict=True))
         pixels = PixelGradients(d_rgba.data_ptr(), None if d_depth is None else d_depth.data_ptr())
-        with _stream(context.renderer, arrays[0]) as stream:
+        with torch_stream(context.renderer, arrays[0]) as stream:
             context.renderer.backward_pointers(context.job, pixels, addresses, stream)
         wanted = context.needs_input_grad
         results = [
@@ -91,7 +92,7 @@ class _Peel(torch.autograd.Function):
 
 
 @contextmanager
-def _stream(on: CudaRenderer, tensor: torch.Tensor) -> Iterator[object]:
+def torch_stream(on: CudaRenderer | CudaGaussians, tensor: torch.Tensor) -> Iterator[object]:
     """Where to queue, in the order of torch's current stream."""
     current = torch.cuda.current_stream(tensor.device) if tensor.is_cuda else None
     if current is None or current.cuda_stream == 0:

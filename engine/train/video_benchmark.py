@@ -42,9 +42,10 @@ def measure_video(
     settings: EncodeSettings,
     *,
     jobs: int | None = None,
+    device: str = "auto",
     progress: ProgressCallback = silent,
 ) -> dict:
-    """The JSON of `peel4d benchmark video`.
+    """The JSON of `peel4d benchmark video`. device: where ours are trained and drawn.
 
     PSNR and SSIM are of every 8-bit RGB frame against
     the source's, averaged. `bytes` of HEVC and AV1 are those of their packets, without container;
@@ -61,7 +62,7 @@ def measure_video(
     skipped = []
     for number, chosen in enumerate(settings_of):
         progress(Progress("gaussian2d", number, total))
-        rows.append(_gaussian2d(source, truth, chosen, jobs))
+        rows.append(_gaussian2d(source, truth, chosen, jobs, device))
     for number, (name, quality) in enumerate(curves, len(settings_of)):
         progress(Progress(name, number, total))
         try:
@@ -90,21 +91,26 @@ def _counts(settings: EncodeSettings, source: FrameSource) -> list[int]:
 
 
 def _gaussian2d(
-    source: FrameSource, truth: list[np.ndarray], settings: EncodeSettings, jobs: int | None
+    source: FrameSource,
+    truth: list[np.ndarray],
+    settings: EncodeSettings,
+    jobs: int | None,
+    device: str,
 ) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.g2v"
-        result = encode(source, path, settings, jobs=jobs)
+        result = encode(source, path, settings, jobs=jobs, device=device)
 
         def decode() -> list[np.ndarray]:
             with VideoReader(path) as reader:
-                return [reader.frame(index) for index in range(len(truth))]
+                return list(reader.pictures(range(len(truth)), backend=result.device))
 
         pictures, fps = _timed(decode)
     kept = [count for _, count in result.info.gops]
     return {
         "codec": "gaussian2d",
         "quality": settings.gaussians,
+        "device": result.device,
         "gaussians": float(np.mean(kept)),
         "bytes": result.nbytes,
         "encode_seconds": result.seconds,

@@ -24,6 +24,7 @@ from ..video2d.gop import MAX_FRAMES, Gop
 from ..video2d.gop_codec import Steps, decode_gop, encode_gop
 from ..video2d.source import FrameSource
 from ..video2d.video import VideoInfo, encode_info, write_video
+from .run import training_device, usable_vram
 from .video_gop import GopSettings, gop_psnr, train_gop
 
 #: Pixels for each Gaussian where nobody says how many: 20,000 for 1280x720, as D2GV has.
@@ -35,6 +36,9 @@ _BITS_EACH = 80
 _ENTRY, _HEAD_RESERVE = 150, 512
 #: What a search for a target tries: factors of the default steps, and how often.
 _FINEST, _COARSEST, _SEARCH_STEPS = 0.1, 8.0, 12
+
+#: Processes that share a GPU, at most, and what each takes of it: half is CUDA's own.
+_MOST_ON_GPU, _PROCESS_VRAM = 8, 1 << 30
 
 #: Groups that are trained one after the other, each from where the last one ended.
 _RUN = 2
@@ -60,13 +64,15 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What came of it. psnr: dB of every decoded frame. gops: what each group took."""
+    """What came of it. psnr: dB of every decoded frame. gops: what each group took. device: where
+    they were trained, "cpu" or "cuda"."""
 
     info: VideoInfo
     nbytes: int
     psnr: tuple[float, ...]
     gops: tuple[dict, ...]
     seconds: float
+    device: str
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class _Segment:
     gops: tuple[tuple[int, int, int], ...]  # number, first frame, frames
     folder: Path
     threads: int
+    device: str
 
 
 def encode(
@@ -86,12 +93,14 @@ def encode(
     settings: EncodeSettings,
     *,
     jobs: int | None = None,
+    device: str = "auto",
     resume: bool = False,
     progress: ProgressCallback = silent,
 ) -> Encoded:
     """Train every group of the source and write `output`.
 
-    jobs: processes, None for one per core. Finished groups are kept in a folder beside `output`
+    jobs: processes, None for one per core, or for as many as a GPU serves well. device: "auto",
+    "cpu" or "cuda". Finished groups are kept in a folder beside `output`
     until it is written; `resume` takes them from there if source and settings are the same. The
     groups are cut into runs of a few, and only within a run does a group begin where the last one
     ended, so the file is the same whatever the number of jobs.
@@ -100,19 +109,20 @@ def encode(
     if not 1 <= settings.gop <= MAX_FRAMES:
         raise ReconstructionError(f"a group has 1 to {MAX_FRAMES} frames")
     clock = time.perf_counter()
+    device = training_device(device).type
     settings = _settled(settings, source)
     starts = range(0, source.frame_count, settings.gop)
     gops = [
         (number, first, min(settings.gop, source.frame_count - first))
         for number, first in enumerate(starts)
     ]
-    jobs = max(1, min(jobs or cores(), len(gops)))
+    jobs = max(1, min(jobs or _common_jobs(device), len(gops)))
     folder = output.with_name(f".{output.name}.gops")
     _prepare(folder, _fingerprint(source, settings), resume)
     runs = [tuple(gops[first : first + _RUN]) for first in range(0, len(gops), _RUN)]
     jobs = min(jobs, len(runs))
     threads = max(1, cores() // jobs)
-    segments = [_Segment(source, settings, run, folder, threads) for run in runs]
+    segments = [_Segment(source, settings, run, folder, threads, device) for run in runs]
     _train(segments, len(gops), jobs, progress)
     chunks = [_chunk_file(folder, number).read_bytes() for number, _, _ in gops]
     reports = [json.loads(_report_file(folder, number).read_text()) for number, _, _ in gops]
@@ -130,7 +140,17 @@ def encode(
     shutil.rmtree(folder, ignore_errors=True)
     psnr = tuple(value for report in reports for value in report["psnr"])
     nbytes = output.stat().st_size
-    return Encoded(info, nbytes, psnr, tuple(reports), time.perf_counter() - clock)
+    return Encoded(info, nbytes, psnr, tuple(reports), time.perf_counter() - clock, device)
+
+
+def _common_jobs(device: str) -> int:
+    """Processes where nobody says how many."""
+    if device == "cpu":
+        return cores()
+    # A step is a hundred short kernels that Python has to start.
+    jobs = min(_MOST_ON_GPU, cores() // 2)
+    vram = usable_vram(None)
+    return jobs if vram is None else min(jobs, vram // _PROCESS_VRAM)
 
 
 def _settled(settings: EncodeSettings, source: FrameSource) -> EncodeSettings:
@@ -301,6 +321,7 @@ def _encode_group(
         before=before,
         seed=settings.seed + number,
         threads=threads,
+        device=training_device(segment.device),
         watch=lambda share, psnr: watch(number, 0.999 * share),
     )
     data, coarseness = _meet_target(segment, number, trained, frames)

@@ -16,10 +16,12 @@ import torch
 
 from ..errors import ReconstructionError
 from ..render.window import Window
+from ..video2d.cuda_gaussians import CudaGaussians
 from ..video2d.gaussians import Gaussians2D, draw, fit
 from ..video2d.gop import MAX_ORDER, Gop, frame_time, legendre
 from ..video2d.gop_codec import Steps
 from ..video2d.initialize import gaussians_of
+from . import gaussians_cuda
 
 #: ln of the smallest side of a Gaussian: 0.2 pixels.
 _SMALLEST = math.log(0.2)
@@ -32,6 +34,9 @@ _KEEP, _MASK_START, _MASK_REACH = 0.2, 0.5, 8.0
 _CALM = 5e-4
 #: A group that starts from the one before it starts from pictures at least so good (dB).
 _WORTH_KEEPING = 20.0
+#: Seconds between looks at the error of a GPU, which has to be waited for.
+_LOOK = 0.1
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class _Fit(torch.autograd.Function):
 class _Model:
     """The trainable arrays of a `Gop`, and what a frame sees of them."""
 
-    def __init__(self, gop: Gop, settings: GopSettings) -> None:
+    def __init__(self, gop: Gop, settings: GopSettings, device: torch.device) -> None:
         self.gop, count = gop, len(gop)
         spacing = math.sqrt(gop.width * gop.height / max(count, 1))
         self.rates = {
@@ -121,7 +126,7 @@ class _Model:
         ]
         self.mask: torch.Tensor | None = None
         self.frozen = False
-        self._start({name: torch.tensor(array) for name, array in arrays.items()})
+        self._start({name: torch.tensor(array, device=device) for name, array in arrays.items()})
 
     def _start(self, arrays: dict[str, torch.Tensor]) -> None:
         """Train these arrays; the optimiser forgets what it knew."""
@@ -177,7 +182,7 @@ class _Model:
     def add_mask(self, steps: float) -> None:
         """A mask to be learned within so many steps."""
         rate = min(max(_MASK_REACH / max(steps, 1.0), 0.003), 0.3)
-        self.mask = torch.full((len(self.arrays["shear"]),), _MASK_START, requires_grad=True)
+        self.mask = torch.full_like(self.arrays["shear"], _MASK_START, requires_grad=True)
         self.optimizer.add_param_group({"params": [self.mask], "lr": 0.0, "rate": rate})
 
     def prune(self) -> None:
@@ -200,7 +205,7 @@ class _Model:
                 self.optimizer.state[array] = state
 
     def result(self) -> Gop:
-        arrays = {name: array.detach().numpy().copy() for name, array in self.arrays.items()}
+        arrays = {name: array.detach().cpu().numpy().copy() for name, array in self.arrays.items()}
         return Gop(self.gop.frames, self.gop.width, self.gop.height, **arrays)
 
 
@@ -212,13 +217,17 @@ def train_gop(
     before: Gop | None = None,
     seed: int = 0,
     threads: int = 1,
+    device: torch.device = _CPU,
+    on: CudaGaussians | None = None,
     watch: Callable[[float, float], None] = lambda share, psnr: None,
 ) -> tuple[Gop, GopReport]:
     """Fit Gaussians to the frames (H, W, 3) uint8 of one group.
 
     steps: of the lattices that the group will be stored with. before: the trained group before this
-    one, whose last frame is where this one starts if it looks like it. watch is told how far it is
-    and the training PSNR, and may raise to end it. Raises CoreError.
+    one, whose last frame is where this one starts if it looks like it. device: where parameters,
+    frames and the optimiser live; on: the rasterizer there, None for the GPU's own or the core on
+    the CPU. watch is told how far it is and the training PSNR, and may raise to end it; on a GPU
+    ten times a second, after the first step, and at the end. Raises CoreError.
     """
     height, width = frames[0].shape[:2]
     if any(frame.shape != (height, width, 3) or frame.dtype != np.uint8 for frame in frames):
@@ -230,11 +239,11 @@ def train_gop(
     still = settings.still if start is None else 0.0
     if start is None:
         start = gaussians_of(frames[middle], settings.gaussians, seed, len(frames))
-    model = _Model(start, settings)
+    model = _Model(start, settings, device)
+    error_of = _errors(frames, threads, device, on)
     random = np.random.default_rng(seed)
-    window = Window(0, 0, width, height)
     order: list[int] = []
-    step, share, mean = 0, 0.0, None
+    step, share, mean, told = 0, 0.0, None, -math.inf
     pruned = settings.prune <= 0
     while share < 1 and len(model.arrays["shear"]):
         if not pruned and model.mask is None and share >= settings.prune_from:
@@ -250,7 +259,7 @@ def train_gop(
         if share >= settings.freeze_from and not model.frozen:
             model.freeze(steps)
         seen = model.frame(None if share < still else index)
-        error = _Fit.apply(*seen, window, frames[index], threads)
+        error = error_of(*seen, index)
         loss = error
         if model.mask is not None:
             loss = loss + settings.prune * torch.sigmoid(model.mask).mean()
@@ -258,12 +267,26 @@ def train_gop(
         step += 1
         elapsed = time.perf_counter() - clock
         share = max(step / settings.steps, elapsed / settings.seconds)
-        mean = error.item() if mean is None else 0.9 * mean + 0.1 * error.item()
-        watch(min(share, 1.0), -10 * math.log10(max(mean, 1e-10)))
+        error = error.detach()
+        mean = error if mean is None else torch.lerp(error, mean, 0.9)
+        if device.type == "cpu" or elapsed >= told + _LOOK or share >= 1:
+            told = elapsed
+            watch(min(share, 1.0), -10 * math.log10(max(mean.item(), 1e-10)))
     report = GopReport(
         step, time.perf_counter() - clock, time.process_time() - processor, len(start)
     )
     return model.result(), report
+
+
+def _errors(
+    frames: list[np.ndarray], threads: int, device: torch.device, on: CudaGaussians | None
+) -> Callable[..., torch.Tensor]:
+    """(position, cholesky, color, index of a frame) -> mean squared error, differentiable."""
+    window = Window(0, 0, frames[0].shape[1], frames[0].shape[0])
+    if device.type == "cpu" and on is None:
+        return lambda *seen: _Fit.apply(*seen[:3], window, frames[seen[3]], threads)
+    targets = [torch.from_numpy(frame).to(device) for frame in frames]
+    return lambda *seen: gaussians_cuda.fit(*seen[:3], window, targets[seen[3]], on=on)
 
 
 def gop_psnr(gop: Gop, frames: list[np.ndarray], threads: int = 1) -> list[float]:

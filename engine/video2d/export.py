@@ -22,18 +22,20 @@ def export(
     size: tuple[int, int] | None = None,
     frames: range | None = None,
     threads: int = 0,
+    backend: str = "auto",
     progress: ProgressCallback = silent,
 ) -> int:
     """Write frames as `output`/000000.png ..., which Blender loads as an image sequence, or as an
     H.264 movie where `output` ends like one (even sizes only). Returns their number.
 
-    size: (width, height), the video's own by default. Raises ClipError, CoreError, OutputError.
+    size: (width, height), the video's own by default. backend: "cpu", "cuda", or "auto" for the
+    second where there is a GPU. Raises ClipError, CoreError, OutputError.
     """
     frames = range(reader.info.frame_count) if frames is None else frames
 
     def pictures() -> Iterator[np.ndarray]:
-        for done, index in enumerate(frames, 1):
-            picture = reader.frame(index, size=size, threads=threads)
+        drawn = reader.pictures(frames, size=size, threads=threads, backend=backend)
+        for done, picture in enumerate(drawn, 1):
             progress(Progress("decode", done, len(frames)))
             yield picture.astype(np.float32) / 255
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +21,10 @@ from ..clip.clip import DAMAGED_HINT
 from ..clip.fields import parse_object
 from ..clip.fragment_cache import FragmentCache
 from ..errors import ClipError
+from ..machine import cores
+from ..render import backend as back_ends
 from ..render.window import Window
+from .cuda_gaussians import rasterizer
 from .gaussians import draw
 from .gop import MAX_FRAMES, MAX_GAUSSIANS, Gop
 from .gop_codec import decode_gop
@@ -32,6 +37,8 @@ MAX_GOPS = 1 << 20
 MAX_SIDE, MAX_PIXELS = 32767, 1 << 28
 _MAX_INFO_BYTES = 1 << 26
 _MAX_FPS = 10_000.0
+#: Groups that are decoded ahead of the pictures, at most.
+_AHEAD = 8
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 _UPDATE_HINT = "Update Peel4D to open it"
 
@@ -170,16 +177,73 @@ class VideoReader:
         return gop
 
     def frame(
-        self, index: int, *, size: tuple[int, int] | None = None, threads: int = 0
+        self,
+        index: int,
+        *,
+        size: tuple[int, int] | None = None,
+        threads: int = 0,
+        backend: str = "auto",
     ) -> np.ndarray:
         """(H, W, 3) uint8 of frame `index`, counted from 0; size: (width, height) of the picture,
-        the video's own by default. Raises ClipError, CoreError, IndexError."""
+        the video's own by default; backend: see `export`. Raises ClipError, CoreError, IndexError.
+        """
+        number, frame = self._place(index)
+        return self._drawn(self.gop(number), frame, size, threads, backend)
+
+    def pictures(
+        self,
+        frames: Sequence[int],
+        *,
+        size: tuple[int, int] | None = None,
+        threads: int = 0,
+        backend: str = "auto",
+    ) -> Iterator[np.ndarray]:
+        """`frame` of each of these. The groups that they need next are decoded ahead by threads of
+        their own: a range coder is slower than a picture."""
+        places = [self._place(index) for index in frames]
+        turns = [
+            number
+            for at, (number, _) in enumerate(places)
+            if at == 0 or number != places[at - 1][0]
+        ]
+        ahead = min(_AHEAD, cores())
+        waiting: deque[Future[Gop]] = deque()
+        with ThreadPoolExecutor(ahead) as pool:
+            try:
+                upcoming = iter(turns)
+                for _, number in zip(range(ahead), upcoming, strict=False):
+                    waiting.append(pool.submit(self._decoded, number))
+                current, gop = None, None
+                for number, frame in places:
+                    if number != current:
+                        current, gop = number, waiting.popleft().result()
+                        for following in upcoming:
+                            waiting.append(pool.submit(self._decoded, following))
+                            break
+                    yield self._drawn(gop, frame, size, threads, backend)
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The group of a frame, and its number there. Raises IndexError."""
         if not 0 <= index < self.info.frame_count:
             raise IndexError(index)
         number = int(np.searchsorted(self._first, index, side="right")) - 1
+        return number, index - int(self._first[number])
+
+    def _drawn(
+        self,
+        gop: Gop,
+        frame: int,
+        size: tuple[int, int] | None,
+        threads: int,
+        backend: str,
+    ) -> np.ndarray:
         width, height = size or (self.info.width, self.info.height)
-        gaussians = self.gop(number).at(index - int(self._first[number]))
-        gaussians = gaussians.resized(width / self.info.width, height / self.info.height)
+        if back_ends.select(backend) == "cuda":
+            return rasterizer().draw_frame(gop, frame, size=(width, height))
+        gaussians = gop.at(frame).resized(width / self.info.width, height / self.info.height)
         return draw(gaussians, Window(0, 0, width, height), threads=threads)
 
     def close(self) -> None:
