@@ -164,6 +164,22 @@ class TestPycuda:
         assert "DeviceMemoryError: no GPU memory for" in done.stderr
         assert "of 1.4 MiB free on the device" in done.stderr
 
+    def test_gaussians(self, folder):
+        """Pictures, gradients and frames of a group of two-dimensional Gaussians."""
+        script = (
+            "import test_cuda_gaussians as test\n"
+            "gpu = test.rasterizer()\n"
+            "test.assert_same(gpu, test.scene(300, 70, 50), test.Window(0, 0, 70, 50))\n"
+            "test.assert_same_frames(gpu, test.group(), (33, 20))\n"
+            "out = gpu.picture(64, 48)\n"
+            "assert gpu.draw_frame(test.group(), 2, out=out) is out\n"
+            "gpu.close()\n"
+            "print(gpu.device.name, gpu.vram_used)\n"
+        )
+        done = self.run(script, folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "emulated GPU 0\n"
+
     @pytest.mark.parametrize(
         "environment, reason",
         [
