@@ -12,9 +12,9 @@
 //
 // A picture of two-dimensional Gaussians shares what bins and sorts:
 //
-//   [gaussians_at] -> memset(state, counts) -> gaussians_prepare
+//   [gaussians_at ->] memset(state, counts) -> gaussians_prepare
 //   allocate -> scatter_points -> sort_large -> gaussians_draw
-//   or, for derivatives, gaussians_backward or gaussians_fit -> gaussians_chain
+//   or, for derivatives, gaussians_backward or gaussians_fit -> gaussians_chain [-> gaussians_at_backward]
 //
 // Nothing waits for the host in between. The room for overlaps is fixed beforehand; a frame that
 // needs more leaves tiles out and says in State how much it needs.
@@ -159,6 +159,15 @@ struct GopArguments {
   float* at_position;
   float* at_cholesky;
   float* at_color;
+  const float* d_at_position;  // of gaussians_at_backward, which knows no other size
+  const float* d_at_cholesky;
+  const float* d_at_color;
+  float* d_position;       // as the parameters; each may be null
+  float* d_log_scale;
+  float* d_shear;
+  float* d_color;
+  float* d_motion;
+  float* d_shade;
   double across, down;     // sides of the picture over those of the group
   float basis[kMostOrders];
   uint32_t count;

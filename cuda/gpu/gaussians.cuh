@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // Pictures of two-dimensional Gaussians, their derivatives, and the fit to a given picture.
 //
-// A block has a tile, a warp a patch of it. Each tile's Gaussians are sorted by index, which costs
-// little in shared memory, and added in that order, as on the CPU. Derivatives are summed over the
+// A block has a tile, a warp a patch of it. Each tile's Gaussians are sorted by index and
+// added in that order, as on the CPU. Derivatives are summed over the
 // lanes, then the warps, then the tiles of a Gaussian, always in the same order: no atomic additions
 // of floats, and the same bits in every run.
 #pragma once

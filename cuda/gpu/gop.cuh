@@ -51,4 +51,38 @@ __device__ __forceinline__ void gaussian_at(const GopArguments& a) {
   for (int c = 0; c < 3; ++c) a.at_color[3 * i + c] = color[c];
 }
 
+// The derivative of the polynomials, of `components` numbers, by their coefficients.
+__device__ __forceinline__ void polynomial_backward(const GopArguments& a, float* coefficients,
+                                                    int orders, int components, uint64_t i,
+                                                    const float* d) {
+  for (int k = 0; k < orders; ++k) {
+    float* out = coefficients + ((uint64_t)k * a.count + i) * components;
+    for (int c = 0; c < components; ++c) out[c] = a.basis[k] * d[c];
+  }
+}
+
+__device__ __forceinline__ void gaussian_at_backward(const GopArguments& a) {
+  const uint64_t i = (uint64_t)blockIdx.x * kTileThreads + threadIdx.x;
+  if (i >= a.count) return;
+  const float* cholesky = a.at_cholesky + 3 * i;
+  float position[2], d[3], color[3];
+  for (int c = 0; c < 2; ++c) position[c] = a.d_at_position[2 * i + c];
+  for (int c = 0; c < 3; ++c) d[c] = a.d_at_cholesky[3 * i + c];
+  for (int c = 0; c < 3; ++c) color[c] = a.d_at_color[3 * i + c];
+  if (a.d_position) {
+    for (int c = 0; c < 2; ++c) a.d_position[2 * i + c] = position[c];
+  }
+  if (a.d_color) {
+    for (int c = 0; c < 3; ++c) a.d_color[3 * i + c] = color[c];
+  }
+  // l11 = e^s1, l21 = shear e^s2, l22 = e^s2.
+  if (a.d_log_scale) {
+    a.d_log_scale[2 * i] = d[0] * cholesky[0];
+    a.d_log_scale[2 * i + 1] = d[1] * cholesky[1] + d[2] * cholesky[2];
+  }
+  if (a.d_shear) a.d_shear[i] = d[1] * cholesky[2];
+  if (a.d_motion) polynomial_backward(a, a.d_motion, a.motion_orders, 2, i, position);
+  if (a.d_shade) polynomial_backward(a, a.d_shade, a.shade_orders, 3, i, color);
+}
+
 }  // namespace peel

@@ -93,6 +93,10 @@ PEEL_KERNEL(gaussians_at, GopArguments, kTileThreads, 2) {
   gaussian_at(a);
 }
 
+PEEL_KERNEL(gaussians_at_backward, GopArguments, kTileThreads, 2) {
+  gaussian_at_backward(a);
+}
+
 PEEL_KERNEL(gaussians_prepare, GaussianArguments, kTileThreads, 4) {
   prepare_gaussians(a);
 }

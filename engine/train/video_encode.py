@@ -147,7 +147,7 @@ def _common_jobs(device: str) -> int:
     """Processes where nobody says how many."""
     if device == "cpu":
         return cores()
-    # A step is a hundred short kernels that Python has to start.
+    # A step is some thirty short kernels that Python has to start.
     jobs = min(_MOST_ON_GPU, cores() // 2)
     vram = usable_vram(None)
     return jobs if vram is None else min(jobs, vram // _PROCESS_VRAM)

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import ReconstructionError
 from ..render.window import Window
-from ..video2d.cuda_gaussians import CudaGaussians
+from ..video2d.cuda_gaussians import CudaGaussians, rasterizer
 from ..video2d.gaussians import Gaussians2D, draw, fit
 from ..video2d.gop import MAX_ORDER, Gop, frame_time, legendre
 from ..video2d.gop_codec import Steps
@@ -104,8 +104,14 @@ class _Fit(torch.autograd.Function):
 class _Model:
     """The trainable arrays of a `Gop`, and what a frame sees of them."""
 
-    def __init__(self, gop: Gop, settings: GopSettings, device: torch.device) -> None:
-        self.gop, count = gop, len(gop)
+    def __init__(
+        self,
+        gop: Gop,
+        settings: GopSettings,
+        device: torch.device,
+        on: CudaGaussians | None,
+    ) -> None:
+        self.gop, self.on, count = gop, on, len(gop)
         spacing = math.sqrt(gop.width * gop.height / max(count, 1))
         self.rates = {
             name: rate * (spacing if name in ("position", "motion") else 1.0)
@@ -152,7 +158,18 @@ class _Model:
 
     def frame(self, index: int | None):
         """position, cholesky, color of a frame, None for the middle of time without any motion."""
+        position, cholesky, color = self._at(index)
+        if self.mask is not None:
+            soft = torch.sigmoid(self.mask)
+            hard = (soft > _KEEP).float()
+            color = color * (hard + soft - soft.detach())[:, None]
+        return position, cholesky, color
+
+    def _at(self, index: int | None):
         a = self.arrays
+        if self.on is not None:
+            basis = None if index is None else self.basis[index].tolist()
+            return gaussians_cuda.at(a, basis, on=self.on)
         position, color = a["position"], a["color"]
         if index is not None:
             basis = self.basis[index]
@@ -160,10 +177,6 @@ class _Model:
                 position = position + basis[order] * moved
             for order, shaded in enumerate(a["shade"]):
                 color = color + basis[order] * shaded
-        if self.mask is not None:
-            soft = torch.sigmoid(self.mask)
-            hard = (soft > _KEEP).float()
-            color = color * (hard + soft - soft.detach())[:, None]
         scale = a["log_scale"].exp()
         cholesky = torch.stack([scale[:, 0], a["shear"] * scale[:, 1], scale[:, 1]], dim=1)
         return position, cholesky, color
@@ -239,7 +252,9 @@ def train_gop(
     still = settings.still if start is None else 0.0
     if start is None:
         start = gaussians_of(frames[middle], settings.gaussians, seed, len(frames))
-    model = _Model(start, settings, device)
+    if device.type == "cuda" and on is None:
+        on = rasterizer(device.index or 0)
+    model = _Model(start, settings, device, on)
     error_of = _errors(frames, threads, device, on)
     random = np.random.default_rng(seed)
     order: list[int] = []
@@ -283,7 +298,7 @@ def _errors(
 ) -> Callable[..., torch.Tensor]:
     """(position, cholesky, color, index of a frame) -> mean squared error, differentiable."""
     window = Window(0, 0, frames[0].shape[1], frames[0].shape[0])
-    if device.type == "cpu" and on is None:
+    if on is None:
         return lambda *seen: _Fit.apply(*seen[:3], window, frames[seen[3]], threads)
     targets = [torch.from_numpy(frame).to(device) for frame in frames]
     return lambda *seen: gaussians_cuda.fit(*seen[:3], window, targets[seen[3]], on=on)

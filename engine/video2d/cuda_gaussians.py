@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from .cuda_queue import DeviceGaussians, GaussianQueue, Task, check_window
 from .gaussians import Gaussians2D, check_target, checked_arrays
 from .gop import MAX_ORDER, Gop, frame_time, legendre
 
+#: The arrays of a `Gop`.
+GOP_ARRAYS = ("position", "log_scale", "shear", "color", "motion", "shade")
 _GROUPS = 2  # groups of pictures that stay on the device
 
 
@@ -153,31 +155,57 @@ class CudaGaussians:
             address = self._memory.reserve("picture", picture.nbytes)
             gaussians = self._split("inputs", len(gop))
             self.device.wait(self._stream, upload.ready)
-            arguments = kernels.GopArguments(
-                **dict(zip(_GOP_ARRAYS, upload.addresses, strict=True)),
-                at_position=gaussians.position,
-                at_cholesky=gaussians.cholesky,
-                at_color=gaussians.color,
-                across=width / gop.width,
-                down=height / gop.height,
-                basis=(ctypes.c_float * kernels.MOST_ORDERS)(
-                    *legendre(MAX_ORDER, frame_time(frame, gop.frames))
-                ),
-                count=len(gop),
-                motion_orders=len(gop.motion),
-                shade_orders=len(gop.shade),
+            arrays = dict(zip(GOP_ARRAYS, upload.addresses, strict=True))
+            basis = legendre(MAX_ORDER, frame_time(frame, gop.frames))
+            self._evaluate(
+                "gaussians_at",
+                {**arrays, **_prefixed("at_", gaussians)},
+                len(gop),
+                (len(gop.motion), len(gop.shade)),
+                basis,
+                self._stream,
+                scale=(width / gop.width, height / gop.height),
             )
-            if len(gop):
-                blocks = -(-len(gop) // kernels.TILE_THREADS)
-                self.device.launch(
-                    "gaussians_at", blocks, kernels.TILE_THREADS, arguments, self._stream
-                )
             task = Task("gaussians_draw", gaussians, window, picture=address)
             self._queue.run(task, self._stream)
             self._fetch([picture], [address])
             upload.block.used_until = self._end  # which has passed
             self._uploads.trim(_GROUPS)
         return picture
+
+    def at_pointers(
+        self,
+        gop: Mapping[str, int],
+        count: int,
+        orders: tuple[int, int],
+        basis: Sequence[float],
+        at: DeviceGaussians,
+        stream: object,
+    ) -> None:
+        """Queue the Gaussians of a group at one time, `Gop.at`.
+
+        gop: addresses of its arrays by `GOP_ARRAYS`. orders: of motion and shade, at most 6.
+        basis: the polynomials at that time, as many as the larger one.
+        """
+        with self._lock, self.device.active():
+            arrays = {**gop, **_prefixed("at_", at)}
+            self._evaluate("gaussians_at", arrays, count, orders, basis, stream)
+
+    def at_backward_pointers(
+        self,
+        gradients: Mapping[str, int],
+        orders: tuple[int, int],
+        basis: Sequence[float],
+        at: DeviceGaussians,
+        d_at: DeviceGaussians,
+        stream: object,
+    ) -> None:
+        """Queue the derivatives of `at_pointers`; at: what it has written, d_at: a derivative by
+        that. gradients: addresses of those of `GOP_ARRAYS` that are wanted."""
+        arrays = {f"d_{name}": address for name, address in gradients.items()}
+        arrays |= _prefixed("at_", at) | _prefixed("d_at_", d_at)
+        with self._lock, self.device.active():
+            self._evaluate("gaussians_at_backward", arrays, at.count, orders, basis, stream)
 
     def draw_pointers(
         self,
@@ -227,6 +255,31 @@ class CudaGaussians:
             self._uploads.clear()
             self._memory.close()
 
+    def _evaluate(
+        self,
+        kernel: str,
+        arrays: Mapping[str, int],
+        count: int,
+        orders: tuple[int, int],
+        basis: Sequence[float],
+        stream: object,
+        *,
+        scale: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        if count == 0:
+            return
+        arguments = kernels.GopArguments(
+            **arrays,
+            across=scale[0],
+            down=scale[1],
+            basis=(ctypes.c_float * kernels.MOST_ORDERS)(*basis),
+            count=count,
+            motion_orders=orders[0],
+            shade_orders=orders[1],
+        )
+        blocks = -(-count // kernels.TILE_THREADS)
+        self.device.launch(kernel, blocks, kernels.TILE_THREADS, arguments, stream)
+
     def _run(self, task: Task, stream: object) -> None:
         with self._lock, self.device.active():
             self._memory.begin_frame()
@@ -261,7 +314,6 @@ class CudaGaussians:
 
 
 _COLUMNS = (2, 3, 3)
-_GOP_ARRAYS = ("position", "log_scale", "shear", "color", "motion", "shade")
 
 
 def _backward(
@@ -294,8 +346,13 @@ def _addresses(gaussians: DeviceGaussians) -> tuple[int, int, int]:
     return gaussians.position, gaussians.cholesky, gaussians.color
 
 
+def _prefixed(prefix: str, gaussians: DeviceGaussians) -> dict[str, int]:
+    names = (f"{prefix}{name}" for name in ("position", "cholesky", "color"))
+    return dict(zip(names, _addresses(gaussians), strict=True))
+
+
 def _parts(gop: Gop) -> list[np.ndarray]:
-    return [np.ascontiguousarray(getattr(gop, name), np.float32) for name in _GOP_ARRAYS]
+    return [np.ascontiguousarray(getattr(gop, name), np.float32) for name in GOP_ARRAYS]
 
 
 def _output(window: Window, dtype: type, out: np.ndarray | None) -> np.ndarray:

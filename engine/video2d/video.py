@@ -199,7 +199,7 @@ class VideoReader:
         backend: str = "auto",
     ) -> Iterator[np.ndarray]:
         """`frame` of each of these. The groups that they need next are decoded ahead by threads of
-        their own: a range coder is slower than a picture."""
+        their own, so that drawing does not wait for the range coder at every group."""
         places = [self._place(index) for index in frames]
         turns = [
             number
