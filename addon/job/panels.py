@@ -38,6 +38,7 @@ _STAGES = {
     "background": "Background",
     "camera colour": "Camera colours",
     "frames": "Training",
+    "joint": "Background and subject",
     "clip": "Writing the clip",
     "evaluate": "Measuring",
 }

@@ -6,7 +6,7 @@ can import a rig. Pixels come from `images.py`, which imports OpenCV (and PyAV f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,10 @@ class Capture:
         R = self.R[frame, view] if self.R.ndim == 4 else self.R[view]
         t = self.t[frame, view] if self.t.ndim == 3 else self.t[view]
         return Camera(K, R, t, self.views[view].width, self.views[view].height)
+
+    def posed(self, R: np.ndarray, t: np.ndarray) -> Capture:
+        """The same footage of cameras that stand elsewhere; R, t: shaped as before."""
+        return replace(self, R=np.asarray(R, np.float64), t=np.asarray(t, np.float64))
 
     def view_index(self, name: str) -> int:
         """Index of the view called `name`. Raises CaptureError that lists the names."""

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from .. import __name__ as engine_name
+from ..capture.capture import Capture
 from ..errors import ReconstructionError
 from ..geometry.background import BackgroundSettings, static_background
 from ..geometry.plane_sweep import SweepSettings
 from ..geometry.surface_fusion import FusionSettings
 from ..model.camera_color import CameraColor
+from ..model.camera_rotation import CameraRotation
 from ..model.points import ExplicitPoints
 from ..render.splats import SH_C0, Splats
 from .checkpoint import save_splats
@@ -24,12 +26,17 @@ log = logging.getLogger(engine_name)
 
 #: Plates that a background needs at least: two views can agree on a wrong place.
 _FEWEST_PLATES = 3
+#: Corrections of a camera beyond this are reported, in pixels of an image that is 640 long.
+_FAR_OFF = 1.0
 #: Of the time that is left when it can be trained; the frames get the rest.
 _TIME_SHARE = 0.35
 
 
-def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | None:
-    """Train the background into the folder and return the cameras' colours learned with it.
+def reconstruct_background(
+    run: Run, on_step: StepCallback
+) -> tuple[CameraColor, CameraRotation | None] | None:
+    """Train the background into the folder and return what was learned with it of the cameras:
+    their colours, and how they are turned (None where the plan takes them as they are given).
 
     None where the capture shows no static background; the log says why.
     """
@@ -70,6 +77,11 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
     job = Job("background", (0,), (tuple(used),))
     save_splats(folder.initial_background, model().to_splats())
     color = CameraColor(len(capture.views))
+    rotation = None
+    if settings.rotation_rate:
+        cameras = [capture.camera(0, view) for view in range(len(capture.views))]
+        centre = np.median(found.points.position, axis=0)
+        rotation = CameraRotation(cameras, used, centre).to(run.device)
     psnr = train(
         model.to(run.device),
         color,
@@ -77,6 +89,7 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
         PlateImages(capture, {view: plates[view] for view in used}, run.device),
         settings,
         learn_color=True,
+        rotation=rotation,
         seconds=run.seconds(_TIME_SHARE),
         checkpoint=folder.running(job.key),
         on_step=on_step,
@@ -89,7 +102,9 @@ def reconstruct_background(run: Run, on_step: StepCallback) -> CameraColor | Non
     splats = seen_by_mean_camera(splats.select(kept), log_gain, offset)
     save_splats(folder.background, splats, psnr=psnr)
     folder.running(job.key).unlink(missing_ok=True)
-    return color
+    if rotation is not None:
+        _say_moved(capture, used, rotation)
+    return color, rotation
 
 
 def seen_by_mean_camera(splats: Splats, log_gain: torch.Tensor, offset: torch.Tensor) -> Splats:
@@ -97,3 +112,18 @@ def seen_by_mean_camera(splats: Splats, log_gain: torch.Tensor, offset: torch.Te
     sh = splats.sh * np.exp(log_gain.detach().numpy())
     sh[:, 0] += offset.detach().numpy() / SH_C0
     return Splats(splats.position, splats.radius, splats.density, sh)
+
+
+def _say_moved(capture: Capture, views: list[int], rotation: CameraRotation) -> None:
+    """Tell how far the cameras were turned, and warn of those that were far off."""
+    moved = rotation.moved_pixels()
+    pixels = moved * [max(view.width, view.height) / 640 for view in capture.views]
+    log.info("cameras turned by %.2f pixels on average", pixels[views].mean())
+    far = [view for view in views if moved[view] > _FAR_OFF]
+    if far:
+        worst = max(far, key=lambda view: moved[view])
+        log.warning(
+            "the calibration of view %s was corrected by up to %.1f pixels",
+            ", ".join(capture.views[view].name for view in far),
+            pixels[worst],
+        )

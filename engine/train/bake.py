@@ -11,14 +11,10 @@ from ..capture.capture import Capture
 from ..clip.clip import ClipCamera
 from ..clip.writer import write_clip
 from ..progress import Progress, ProgressCallback, silent
-from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .checkpoint import load_splats
 from .plan import Folder, Plan
-
-#: Layers that a clip is displayed with (4K4D: 12), and one with a background behind its subject.
-DISPLAY_LAYERS = 12
-BACKGROUND_DISPLAY_LAYERS = 20
+from .settings import display_settings
 
 
 def bake(plan: Plan, folder: Folder, capture: Capture, progress: ProgressCallback = silent) -> dict:
@@ -30,7 +26,7 @@ def bake(plan: Plan, folder: Folder, capture: Capture, progress: ProgressCallbac
         trained = view.name in plan.views
         cameras.append(ClipCamera(view.name, camera.K, camera.R, camera.t, *size, trained))
     has_background = folder.background.is_file()
-    settings = PeelSettings(layers=BACKGROUND_DISPLAY_LAYERS if has_background else DISPLAY_LAYERS)
+    settings = display_settings(has_background)
     provenance = {
         "capture": Path(plan.capture).name,
         "preset": plan.preset,

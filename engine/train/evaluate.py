@@ -21,13 +21,14 @@ from ..render.core import IDENTITY
 from ..render.settings import DEFAULT_SAMPLES, PeelSettings
 from ..render.splats import PackedSplats, Splats
 from ..render.window import Window
-from .checkpoint import load_tensors
+from .cameras import corrected, load_color
 from .masks import open_planned
 from .metrics import REGIONS, SCORE_REACH_PX, Score, gradients, psnr, region_of, ssim, summarize
 from .perceptual import flip_error, load_lpips
 from .plan import Folder, load_plan
 from .plates import composite, load_plates
 from .run import Run
+from .settings import display_settings
 
 STAGES = ("final", "initial")
 
@@ -51,14 +52,15 @@ def evaluate(
     which takes longer than everything else. pictures: folder for PNGs, ground truth beside the
     render. only: the images to look at, (view, frame), of all these.
     A clip without a background is composited over the view's clean plate, or over black where there
-    is none. An unseen camera has the colours of the rig's mean camera. Returns the stable form of
+    is none. An unseen camera has the colours of the rig's mean camera, and looks where the capture
+    says. Returns the stable form of
     metrics.summarize.
     """
     if region not in REGIONS:
         raise ReconstructionError(f"no region called '{region}'", hint="Use full or mask")
     folder = Folder(Path(directory))
     plan = load_plan(folder)
-    capture = open_planned(plan, folder)
+    capture = corrected(open_planned(plan, folder), folder)
     # Every image is looked at once; only the maps of a lens are worth keeping.
     largest = max(view.width * view.height for view in capture.views)
     reader = ImageReader(capture, cache_bytes=(64 << 20) + 16 * largest)
@@ -134,15 +136,6 @@ def evaluate(
     )
 
 
-def load_color(folder: Folder, capture: Capture) -> CameraColor:
-    """The cameras' colours of a reconstruction. Raises ReconstructionError."""
-    color = CameraColor(len(capture.views))
-    color.requires_grad_(False)
-    if folder.shared.is_file():
-        color.load_state_dict(load_tensors(folder.shared)[0])
-    return color
-
-
 def _picture(
     points: Sequence[Splats | PackedSplats],
     camera: Camera,
@@ -177,7 +170,7 @@ def held_out_pictures(
             camera = camera.crop(cut.x, cut.y, cut.width, cut.height)
             part = np.s_[cut.y : cut.y + cut.height, cut.x : cut.x + cut.width]
             truth, area, plate = truth[part], area[part], None if plate is None else plate[part]
-        picture = _picture(scene, camera, run.color, PeelSettings())
+        picture = _picture(scene, camera, run.color, display_settings(len(scene) > 1))
         yield run.capture.views[view].name, composite(picture, plate), truth, area
 
 

@@ -113,7 +113,7 @@ def starting_points(run: Run, label: int) -> tuple[Points, np.ndarray]:
         run.views,
         source=run.plan.points,
         spacing=run.spacing,
-        depth_pixels=run.plan.settings.depth_pixels,
+        pixels=run.plan.settings.pixels_of(run.plan.points),
         plates=run.plates,
     )
 

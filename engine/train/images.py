@@ -119,6 +119,13 @@ class TrainingImages:
         self._bytes = 0
         self._lock = threading.Lock()
 
+    def stand(self, capture: Capture) -> None:
+        """Go on with the same footage of cameras that stand elsewhere."""
+        with self._lock:
+            self._capture = capture
+            self._cache.clear()
+            self._bytes = 0
+
     def usable(self, frame: int, views: list[int]) -> list[int]:
         """The views that can teach something about a frame."""
         return [view for view in views if self.get(frame, view) is not None]

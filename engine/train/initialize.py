@@ -13,7 +13,7 @@ from ..errors import ReconstructionError
 from ..geometry.coloring import project_colors
 from ..geometry.depth_fusion import FusionSettings, fuse_depth
 from ..geometry.points import Points
-from ..geometry.visual_hull import visual_hull
+from ..geometry.visual_hull import HullSettings, visual_hull
 from ..render.camera import Camera
 from .plates import surely_subject
 
@@ -26,18 +26,18 @@ def initial_points(
     *,
     source: str,
     spacing: float | None = None,
-    depth_pixels: float = FusionSettings.pixels_per_point,
+    pixels: float | None = None,
     plates: Mapping[int, np.ndarray] | None = None,
 ) -> tuple[Points, np.ndarray]:
     """Points of one frame and their colours, (N, 3) float32 in [0, 1].
 
-    source: "hull" or "depth". spacing: world units; by default the rig's own, which is depth_pixels
-    for points from depth maps. plates: by view, see `plates.clean_plate`; parts of a mask's rim
+    source: "hull" or "depth". spacing: world units; by default so many `pixels` of the rig, those of
+    the source's own settings where none are given. plates: by view, see `plates.clean_plate`; parts of a mask's rim
     that look like them are none of the subject's.
     Raises ReconstructionError when nothing is left.
     """
     seen = _seen(capture, reader, frame, views, plates)
-    points = _surface(capture, reader, frame, seen, source, spacing, depth_pixels)
+    points = _surface(capture, reader, frame, seen, source, spacing, pixels)
     return points, project_colors(points, seen.cameras, seen.images, seen.masks)
 
 
@@ -49,27 +49,28 @@ def initial_surface(
     *,
     source: str,
     spacing: float | None = None,
-    depth_pixels: float = FusionSettings.pixels_per_point,
+    pixels: float | None = None,
     plates: Mapping[int, np.ndarray] | None = None,
 ) -> Points:
     """The points of `initial_points` without their colours, which take longer."""
     seen = _seen(capture, reader, frame, views, plates)
-    return _surface(capture, reader, frame, seen, source, spacing, depth_pixels)
+    return _surface(capture, reader, frame, seen, source, spacing, pixels)
 
 
-def _surface(capture, reader, frame, seen, source, spacing, depth_pixels):
+def _surface(capture, reader, frame, seen, source, spacing, pixels):
     if source == "depth":
         depths = [reader.depth(frame, view) for view in seen.views]
         points = fuse_depth(
             seen.cameras,
             depths,
             seen.masks,
-            FusionSettings(pixels_per_point=depth_pixels),
+            FusionSettings() if pixels is None else FusionSettings(pixels_per_point=pixels),
             spacing=spacing,
         )
     else:
         bounds = capture.bounds
-        points = visual_hull(seen.cameras, seen.masks, bounds=bounds, spacing=spacing)
+        settings = HullSettings() if pixels is None else HullSettings(pixels_per_point=pixels)
+        points = visual_hull(seen.cameras, seen.masks, settings, bounds=bounds, spacing=spacing)
     if len(points.position) == 0:
         raise ReconstructionError(
             f"frame {capture.frames[frame]}: no point survives",

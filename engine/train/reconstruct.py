@@ -14,6 +14,7 @@ from ..errors import ReconstructionError
 from ..progress import ProgressCallback, silent
 from .bake import bake
 from .frames import Unit, train_in_turn, units_left
+from .joint import joint_stage
 from .plan import Folder, Plan, fingerprint, load_plan, save_plan, unreadable
 from .run import DEFAULT_MEMORY, Run, checked, open_run, training_device
 from .shared import shared_stage
@@ -65,6 +66,7 @@ def reconstruct(
     )
     shared_stage(run, progress)
     train_frames(run, units_left(plan, folder), progress)
+    joint_stage(run, progress)
     for left_over in folder.all_running():
         left_over.unlink(missing_ok=True)
     result = bake(plan, folder, run.capture, checked(progress, watch))

@@ -34,6 +34,8 @@ from .watch import UNWATCHED, Watch
 _STEPS, _STATIC_STEPS = 100, 150
 #: Price of a bit per point, in squared errors of a colour that is rounded by a whole step.
 _BIT_PRICE = 0.8
+#: Cameras of a clip have been turned by so much at most (radians); no more makes them others.
+_TURNED = 0.05
 
 
 class Refit:
@@ -112,8 +114,10 @@ def _check_same(capture: Capture, plan: Plan, folder: Folder) -> None:
         with ClipReader(folder.clip) as reader:
             for stored in reader.info.cameras:
                 camera = capture.camera(0, capture.view_index(stored.name))
-                pairs = ((camera.K, stored.K), (camera.R, stored.R), (camera.t, stored.t))
-                if not all(np.allclose(*pair, rtol=1e-4, atol=1e-6) for pair in pairs):
+                before = stored.camera()
+                pairs = ((camera.K, before.K), (camera.centre, before.centre))
+                same = all(np.allclose(*pair, rtol=1e-4, atol=1e-6) for pair in pairs)
+                if not (same and np.allclose(camera.R, before.R, atol=_TURNED)):
                     problem = f"its camera '{stored.name}' stands elsewhere"
     if problem:
         raise ReconstructionError(

@@ -109,6 +109,11 @@ class Run:
     spacing: float | None = None
     color: CameraColor | None = None
 
+    def stand(self, capture: Capture) -> None:
+        """Go on with the same footage of cameras that stand elsewhere."""
+        self.capture = capture
+        self.images.stand(capture)
+
     def seconds(self, share: float) -> float:
         """A share of the time that is left."""
         return share * (self.deadline - time.monotonic())
@@ -117,6 +122,10 @@ class Run:
     def background(self) -> Splats | None:
         path = self.folder.background
         return load_splats(path) if path.is_file() else None
+
+    def forget_background(self) -> None:
+        """It has been written anew."""
+        self.__dict__.pop("background", None)
 
     def preview(self, label: int, splats: Splats) -> None:
         self.watch.preview(splats, label, fps=self.capture.fps, up=self.capture.up)

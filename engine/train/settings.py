@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from ..errors import ReconstructionError
 from ..render.settings import PeelSettings
 
+#: Layers that a clip is displayed with (4K4D: 12), and one with a background behind its subject.
+DISPLAY_LAYERS = 12
+BACKGROUND_DISPLAY_LAYERS = 20
 MODELS = ("explicit", "field")
 
 
@@ -20,11 +23,15 @@ class TrainSettings:
         axis of a pixel. Points that are not much larger than a pixel alias with one sample, and
         what is fitted to their aliasing looks wrong elsewhere: 0.6 dB with points from depth maps,
         which have two therefore; nothing with a hull's, which are larger.
-    depth_pixels: spacing of points from depth maps, in pixels of the median measurement.
+    hull_pixels: spacing of the points of a visual hull, in pixels of the median camera; finer ones
+        overfit unless they are trained with several samples.
+    depth_pixels: of points from depth maps, in pixels of the median measurement.
     radius, density: start values, in spacings and in [0, 1]. inset: how far the start
         positions move into the subject, in spacings, because a disk centred on the surface sticks
         out of the silhouette.
-    rates: Adam's learning rates; position in spacings, decayed by `decay` over the run.
+    rates: Adam's learning rates; position in spacings, decayed by `decay` over the run. rotation:
+        of the cameras while the background is trained, in pixels of an image that is 640 long; 0
+        leaves the cameras as they are given.
     mask_weight, dssim_weight, lpips_weight, depth_weight: of the losses beside the colour's mean
         squared error; depth counts where the points come from depth maps, which already say most
         of what it could teach: 3e-3 gained less than 0.1 dB, 1e-2 lost 0.2 to 0.3.
@@ -37,6 +44,7 @@ class TrainSettings:
         background_pixels: spacing of its points, in pixels of the median camera; where there is
         texture they are twice as dense. background_maps: longer side of the depth maps that they
         are found with, pixels.
+    joint_steps: whole images of the trained frames that the background learns from after them.
     """
 
     model: str = "explicit"
@@ -44,6 +52,7 @@ class TrainSettings:
     sh_degree: int = 1
     layers: int = 12
     samples: int = 1
+    hull_pixels: float = 3.4
     depth_pixels: float = 1.8
     radius: float = 0.85
     density: float = 0.8
@@ -54,6 +63,7 @@ class TrainSettings:
     color_rate: float = 5e-3
     field_rate: float = 1e-2
     head_rate: float = 2e-3
+    rotation_rate: float = 0.03
     decay: float = 0.1
     mask_weight: float = 1e-2
     dssim_weight: float = 0.02
@@ -69,7 +79,12 @@ class TrainSettings:
     background_samples: int = 2
     background_pixels: float = 3.0
     background_maps: int = 160
+    joint_steps: int = 200
     seed: int = 0
+
+    def pixels_of(self, points: str) -> float:
+        """Spacing of points that come from a "hull" or from "depth", in pixels."""
+        return self.depth_pixels if points == "depth" else self.hull_pixels
 
     @property
     def peel(self) -> PeelSettings:
@@ -99,6 +114,17 @@ class TrainSettings:
             shimmer=0.0,
         )
 
+    @property
+    def for_joint(self) -> TrainSettings:
+        """The recipe of the background behind trained frames: slow, `steps` in all."""
+        return replace(
+            self.for_background,
+            steps=self.joint_steps,
+            layers=BACKGROUND_DISPLAY_LAYERS,
+            density_rate=0.3 * self.density_rate,
+            color_rate=0.3 * self.color_rate,
+        )
+
 
 PRESETS = {
     "draft": TrainSettings(
@@ -107,14 +133,17 @@ PRESETS = {
         background_samples=1,
         background_pixels=4.0,
         background_maps=112,
+        joint_steps=60,
     ),
     "standard": TrainSettings(),
     "high": TrainSettings(
         steps=1000,
         samples=2,
+        hull_pixels=2.9,
         depth_pixels=1.3,
         dssim_weight=0.03,
         background_steps=1200,
+        joint_steps=400,
     ),
 }
 
@@ -131,3 +160,8 @@ def preset(name: str, **changes: object) -> TrainSettings:
             f"no model called '{settings.model}'", hint=f"The models are: {', '.join(MODELS)}"
         )
     return settings
+
+
+def display_settings(has_background: bool) -> PeelSettings:
+    """How a clip is drawn."""
+    return PeelSettings(layers=BACKGROUND_DISPLAY_LAYERS if has_background else DISPLAY_LAYERS)

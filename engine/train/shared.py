@@ -12,8 +12,8 @@ from ..model.camera_color import CameraColor
 from ..progress import Progress, ProgressCallback
 from ..render.backend import Instance, render_scene
 from .background import reconstruct_background
+from .cameras import corrected, load_color, load_spacing, save_cameras
 from .checkpoint import load_tensors, save_tensors
-from .evaluate import load_color
 from .frames import explicit_points, starting_points
 from .initialize import initial_surface
 from .run import Run
@@ -62,28 +62,31 @@ def complete_plates(run: Run) -> None:
 def _find_shared(run: Run, progress: ProgressCallback) -> None:
     plan, folder, capture = run.plan, run.folder, run.capture
     if folder.shared.is_file():
-        run.spacing = float(load_tensors(folder.shared)[1]["spacing"])
-        run.color = load_color(folder, capture)
+        run.spacing, run.color = load_spacing(folder), load_color(folder, capture)
+        run.stand(corrected(capture, folder))
         return
     report = _reporter(progress, "background", 0, 1, later=len(plan.frames))
-    color = reconstruct_background(run, report)
+    learned = reconstruct_background(run, report)
     count = min(COLOR_FRAMES, len(plan.frames))
     positions = np.linspace(0, len(plan.frames) - 1, count + 2)[1:-1].round().astype(int)
     labels = [plan.frames[i] for i in sorted(set(positions))]
-    if color is None:
+    if learned is None:
         _, run.color = color_stage(run, labels, progress)
         return
-    frame = capture.frames.index(labels[0])
+    color, rotation = learned
+    if rotation is not None:
+        run.stand(capture.posed(*rotation.extrinsics()))
+    frame = run.capture.frames.index(labels[0])
     surface = initial_surface(
-        capture,
+        run.capture,
         run.reader,
         frame,
         run.views,
         source=plan.points,
-        depth_pixels=plan.settings.depth_pixels,
+        pixels=plan.settings.pixels_of(plan.points),
         plates=run.plates,
     )
-    save_tensors(folder.shared, color.state_dict(), spacing=surface.spacing)
+    save_cameras(folder, color, rotation, spacing=surface.spacing)
     run.spacing, run.color = surface.spacing, color
 
 
@@ -143,7 +146,7 @@ def color_stage(
         taught = torch.nonzero(weight[:, 0]).flatten().tolist()
         if taught:
             color.center(taught)
-    save_tensors(folder.shared, color.state_dict(), spacing=run.spacing)
+    save_cameras(folder, color, None, spacing=run.spacing)
     for label in labels:
         folder.color(label).unlink(missing_ok=True)
     return run.spacing, color

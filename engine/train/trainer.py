@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,8 @@ import torch
 
 from ..errors import PeelError, ReconstructionError
 from ..model.camera_color import CameraColor
+from ..model.camera_rotation import CameraRotation
+from ..model.joint_background import JointBackground
 from ..model.kplanes import FieldPoints
 from ..model.lattice_points import LatticePoints
 from ..model.points import ExplicitPoints, Roughness
@@ -34,7 +36,7 @@ _REFIT = 0.3
 #: Steps that are made however little time there is.
 _FEWEST_STEPS = 20
 
-Model = ExplicitPoints | FieldPoints | LatticePoints
+Model = ExplicitPoints | FieldPoints | LatticePoints | JointBackground
 StepCallback = Callable[[int, int, float], None]
 #: Gets the time step that was just trained.
 PreviewCallback = Callable[[int], None]
@@ -69,9 +71,13 @@ def schedule(job: Job, settings: TrainSettings) -> list[tuple[int, int]]:
 
 
 def optimizer_for(
-    model: Model, color: CameraColor | None, settings: TrainSettings
+    model: Model,
+    color: CameraColor | None,
+    settings: TrainSettings,
+    rotation: CameraRotation | None = None,
 ) -> torch.optim.Adam:
-    """Adam with the learning rates of `settings`; `color` joins when it is to be learned."""
+    """Adam with the learning rates of `settings`; `color` and `rotation` join when they are to be
+    learned."""
     if isinstance(model, FieldPoints):
         groups = [
             (list(model.offsets), settings.position_rate),
@@ -90,6 +96,11 @@ def optimizer_for(
                 _REFIT * settings.color_rate / float(model.shading_steps.mean()),
             ),
         ]
+    elif isinstance(model, JointBackground):
+        groups = [
+            ([model.density_raw], settings.density_rate),
+            ([model.color], settings.color_rate / 0.282),
+        ]
     else:
         # The DC coefficient is colour / Y_0, so its rate is scaled alike to move colours by
         # `color_rate`; the directional part learns slower, as it is seen by few cameras each.
@@ -103,6 +114,8 @@ def optimizer_for(
     if color is not None:
         learned = [parameter for parameter in color.parameters() if parameter.requires_grad]
         groups.append((learned, settings.color_rate))
+    if rotation is not None:
+        groups.append(([rotation.raw], settings.rotation_rate))
     return torch.optim.Adam(
         [{"params": parameters, "lr": rate} for parameters, rate in groups],
         eps=1e-15,
@@ -130,7 +143,7 @@ def regularization(model: Model, settings: TrainSettings) -> torch.Tensor | floa
         settings.color_roughness,
         settings.shimmer,
     )
-    if isinstance(model, FieldPoints) or not any(weights):
+    if not isinstance(model, ExplicitPoints) or not any(weights):
         return 0.0
     return sum(w * r for w, r in zip(weights, model.roughness(), strict=True))
 
@@ -143,6 +156,7 @@ def train(
     settings: TrainSettings,
     *,
     learn_color: bool = False,
+    rotation: CameraRotation | None = None,
     seconds: float = math.inf,
     checkpoint: Path | None = None,
     on_step: StepCallback | None = None,
@@ -154,8 +168,9 @@ def train(
     Where the model is, `images` must be; `color` is moved there for as long as it takes.
     checkpoint: a file that is written every few seconds and read first if it belongs to this job;
     training then goes on where it stopped and ends in the same place. learn_color: also learn those
-    parts of `color` that require gradients, instead of none. seconds: that it may take; the rates
-    decay with the time then, and there are fewer steps. on_step(step, total, psnr)
+    parts of `color` that require gradients, instead of none. rotation: of the cameras, is learned,
+    too, where it is given. seconds: that it may take; the rates decay with the time then, and there
+    are fewer steps. on_step(step, total, psnr)
     is called about ten times a second. watch: may end training after any step, which is saved
     first, and asks for on_preview(time step). Raises ReconstructionError when nothing can be
     learned or the optimisation diverges, and what `watch` raises.
@@ -169,11 +184,14 @@ def train(
     if not learn_color:
         color.requires_grad_(False)
     with _on_device(color, next(model.parameters()).device):
-        optimizer = optimizer_for(model, color if learn_color else None, settings)
+        optimizer = optimizer_for(model, color if learn_color else None, settings, rotation)
         descent = Descent(optimizer, settings.decay)
+        parts = {"model": model, "color": color}
+        if rotation is not None:
+            parts["rotation"] = rotation
         first, spent = 0, 0.0
         if checkpoint:
-            first, spent = _restore(checkpoint, job, settings, model, color, optimizer)
+            first, spent = _restore(checkpoint, job, settings, parts, optimizer)
         # They stay on the device until somebody asks: reading a number waits for the GPU.
         errors: list[torch.Tensor] = []
         recipes = alternating(settings)
@@ -181,7 +199,7 @@ def train(
 
         def save(step: int, part: float) -> None:
             recent(_REPORTED_STEPS)  # what has diverged is not worth keeping
-            _save(checkpoint, job, settings, step, part, model, color, optimizer)
+            _save(checkpoint, job, settings, step, part, parts, optimizer)
 
         def recent(count: int) -> float:
             """PSNR of the last steps. Raises ReconstructionError where there is none any more."""
@@ -204,6 +222,8 @@ def train(
             time_step, view = order[step]
             image = images.get(job.frames[time_step], view)
             points, recipe = model(time_step), recipes[step % 2]
+            if rotation is not None:
+                points = points._replace(position=rotation(view, points.position))
             loss, error = picture_loss(points, model.spacing, image, view, color, recipe)
             loss = loss + regularization(model, settings)
             descent.step(loss, min(part, 1.0))
@@ -261,12 +281,14 @@ def _save(
     settings: TrainSettings,
     step: int,
     part: float,
-    model: torch.nn.Module,
-    color: CameraColor,
+    modules: Mapping[str, torch.nn.Module],
     optimizer: torch.optim.Adam,
 ) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"color.{name}": value for name, value in color.state_dict().items()}
+    tensors = {
+        f"{module}.{name}": value
+        for module, learned in modules.items()
+        for name, value in learned.state_dict().items()
+    }
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
     save_tensors(path, tensors, step=step, part=part, **_identity(job, settings))
@@ -276,8 +298,7 @@ def _restore(
     path: Path,
     job: Job,
     settings: TrainSettings,
-    model: torch.nn.Module,
-    color: CameraColor,
+    modules: Mapping[str, torch.nn.Module],
     optimizer: torch.optim.Adam,
 ) -> tuple[int, float]:
     """Load a checkpoint of this very job and return the step to go on with and the part of the job
@@ -288,7 +309,7 @@ def _restore(
     identity = _identity(job, settings)
     if {name: metadata.get(name) for name in identity} != identity:
         return 0, 0.0
-    parts: dict[str, dict] = {"model": {}, "color": {}, "adam": {}}
+    parts: dict[str, dict] = {name: {} for name in (*modules, "adam")}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
@@ -297,8 +318,8 @@ def _restore(
         index, _, field = name.partition(".")
         state.setdefault(int(index), {})[field] = value
     try:
-        model.load_state_dict(parts["model"])
-        color.load_state_dict(parts["color"])
+        for name, module in modules.items():
+            module.load_state_dict(parts[name])
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     except (RuntimeError, KeyError, ValueError) as error:
         raise ReconstructionError(

@@ -1,0 +1,91 @@
+"""Background and frames together: once the frames are trained, the background learns from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ..capture.capture import Capture
+from ..capture.images import ImageReader
+from ..model.joint_background import JointBackground
+from ..progress import Progress, ProgressCallback
+from .checkpoint import load_splats, load_tensors, save_splats
+from .images import TrainingImage
+from .run import Run
+from .trainer import Job, train
+
+#: Frames that teach, spread over the clip; so many are also held in memory.
+_FRAMES = 32
+
+
+class WholeImages:
+    """Every image of a capture, whole, with nothing behind the points."""
+
+    def __init__(self, capture: Capture, reader: ImageReader, device: torch.device):
+        self._capture, self._reader, self._device = capture, reader, device
+
+    def get(self, frame: int, view: int) -> TrainingImage | None:
+        """One image; None where there is none."""
+        if (frame, view) not in self._capture.images:
+            return None
+        truth = torch.from_numpy(np.array(self._reader.image(frame, view)))
+        region = torch.ones((*truth.shape[:2], 1), dtype=torch.bool)
+        return TrainingImage(
+            camera=self._capture.camera(frame, view),
+            truth=truth,
+            background=torch.zeros_like(truth),
+            mask=None,
+            region=region,
+            region_pixels=float(region.numel()),
+        ).to(self._device)
+
+
+def joint_stage(run: Run, progress: ProgressCallback) -> None:
+    """Train the background on, in whole images of the trained frames, into the folder and the run.
+
+    Nothing happens without a background, where it was done before, and where there is no time left.
+    Raises PeelError.
+    """
+    folder, capture, plan = run.folder, run.capture, run.plan
+    settings = plan.settings.for_joint
+    if run.background is None or settings.steps < 1 or run.seconds(1.0) <= 0:
+        return
+    if load_tensors(folder.background)[1].get("joint"):
+        return
+    count = min(_FRAMES, len(plan.frames))
+    chosen = np.linspace(0, len(plan.frames) - 1, count).round().astype(int)
+    labels = [plan.frames[number] for number in chosen]
+    frames = tuple(capture.frames.index(label) for label in labels)
+    views = tuple(
+        tuple(view for view in run.views if (frame, view) in capture.images) for frame in frames
+    )
+    if not any(views):
+        return
+
+    @lru_cache(maxsize=_FRAMES)
+    def points(step: int):
+        return load_splats(folder.frame(labels[step]))
+
+    model = JointBackground(run.background, points, run.spacing).to(run.device)
+    job = Job("joint", frames, views)
+
+    def report(step: int, total: int, psnr: float) -> None:
+        progress(Progress("joint", step, total, None, {"training_psnr": psnr}))
+
+    psnr = train(
+        model,
+        run.color,
+        job,
+        WholeImages(capture, run.reader, run.device),
+        replace(settings, steps=max(1, round(settings.steps / count))),
+        seconds=run.seconds(1.0),
+        checkpoint=folder.running(job.key),
+        on_step=report,
+        watch=run.watch,
+    )
+    save_splats(folder.background, model.background(), psnr=psnr, joint=True)
+    run.forget_background()
+    folder.running(job.key).unlink(missing_ok=True)
