@@ -18,6 +18,7 @@ from .job import State
 from .process import tail
 from .request import (
     Request,
+    cameras_of,
     finished_clip,
     names,
     next_folder,
@@ -132,7 +133,13 @@ class Peel4DReconstruct(bpy.types.Operator):
         if self.capture.strip() and self.output.strip():
             capture, output = (Path(bpy.path.abspath(p)) for p in (self.capture, self.output))
             job = scene.peel4d_job
-            request = Request(capture, output, job.preset, background=job.background)
+            request = Request(
+                capture,
+                output,
+                job.preset,
+                background=job.background,
+                cameras=cameras_of(job),
+            )
         else:
             if self.capture.strip():
                 scene.peel4d_job.capture_path = self.capture

@@ -107,6 +107,8 @@ def _draw_settings(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
     layout.prop(job, "output")
     layout.prop(job, "preset")
     layout.prop(job, "background")
+    if job.background != "none":
+        layout.prop(job, "refine_cameras")
     layout.prop(job, "use_frame_range")
     if job.use_frame_range:
         row = layout.row(align=True)

@@ -48,6 +48,13 @@ class Peel4DJobProperties(bpy.types.PropertyGroup):
         default="auto",
         options=set(),
     )
+    refine_cameras: BoolProperty(
+        name="Refine Cameras",
+        description="Turn cameras by fractions of a pixel where the background shows that the "
+        "calibration is off; the clip's cameras are the corrected ones",
+        default=True,
+        options=set(),
+    )
     use_frame_range: BoolProperty(
         name="Frame Range",
         description="Reconstruct some frames of the capture only",

@@ -20,9 +20,9 @@ PREVIEW_SECONDS = 5
 @dataclass(frozen=True)
 class Request:
     """frames: "a:b" with a <= number < b, or None for all. views, test_views: names, None as the
-    capture says. background: "auto", or "none" for the subject only. size: pixels of captures that
-    do not state it. steps: per frame, None as the preset says. resume: go on with what is in
-    `output`; nothing else counts then."""
+    capture says. background: "auto", or "none" for the subject only. cameras: "auto", or "given":
+    not refined. size: pixels of captures that do not state it. steps: per frame, None as the preset
+    says. resume: go on with what is in `output`; nothing else counts then."""
 
     capture: Path | None
     output: Path
@@ -31,6 +31,7 @@ class Request:
     views: tuple[str, ...] | None = None
     test_views: tuple[str, ...] | None = None
     background: str = "auto"
+    cameras: str = "auto"
     size: tuple[int, int] | None = None
     steps: int | None = None
     resume: bool = False
@@ -45,7 +46,7 @@ class Request:
             return ["resume", str(self.output), *options]
         # With "=": a name may begin with a dash.
         options += [f"--output={self.output}", f"--preset={self.preset}"]
-        options.append(f"--background={self.background}")
+        options += [f"--background={self.background}", f"--cameras={self.cameras}"]
         if self.frames is not None:
             options.append(f"--frames={self.frames}")
         if self.views is not None:
@@ -146,7 +147,21 @@ def request_from_scene(scene: bpy.types.Scene) -> Request:
         size = tuple(rig.size) if all(rig.size) else None
         if len(rig.views):
             views, tests = map(tuple, views_to_reconstruct(scene))
-    return Request(capture, output, job.preset, frames, views, tests, job.background, size)
+    return Request(
+        capture,
+        output,
+        job.preset,
+        frames,
+        views,
+        tests,
+        job.background,
+        cameras_of(job),
+        size,
+    )
+
+
+def cameras_of(job: bpy.types.PropertyGroup) -> str:
+    return "auto" if job.refine_cameras else "given"
 
 
 def names(text: str) -> tuple[str, ...] | None:

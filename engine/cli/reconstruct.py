@@ -61,6 +61,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         help="which pixels show the subject: the capture's masks, else estimated ones (auto); "
         "estimated against each static camera's background (plate) or a screen (chroma)",
     )
+    parser.add_argument(
+        "--cameras",
+        default="auto",
+        choices=("auto", "given"),
+        help="turn cameras by fractions of a pixel where the background shows that the calibration "
+        "is off (auto), or take them as they are (given)",
+    )
     parser.add_argument("--steps", type=positive_int, help="optimisation steps per frame")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="image size, if not stored")
@@ -107,6 +114,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
     changes = {"model": options.model, "seed": options.seed}
     if options.steps is not None:
         changes["steps"] = options.steps
+    if options.cameras == "given":
+        changes["rotation_rate"] = 0.0
     settings = preset(options.preset, **changes)
     if options.output.exists() and not options.output.is_dir():
         raise OutputError("is not a folder", where=options.output, hint="Choose another -o")

@@ -31,9 +31,9 @@ def initial_points(
 ) -> tuple[Points, np.ndarray]:
     """Points of one frame and their colours, (N, 3) float32 in [0, 1].
 
-    source: "hull" or "depth". spacing: world units; by default so many `pixels` of the rig, those of
-    the source's own settings where none are given. plates: by view, see `plates.clean_plate`; parts of a mask's rim
-    that look like them are none of the subject's.
+    source: "hull" or "depth". spacing: world units; by default so many `pixels` of the rig, or as
+    many as the source's own settings say. plates: by view, see `plates.clean_plate`; parts of a
+    mask's rim that look like them are none of the subject's.
     Raises ReconstructionError when nothing is left.
     """
     seen = _seen(capture, reader, frame, views, plates)
