@@ -350,7 +350,7 @@ class TestTraining:
             gaussians_cuda.at(doubles, basis, on=gpu)
 
     def test_a_group_is_trained_alike(self, make):
-        """All of it: warm-up, pruning, freezing; roundings differ and grow with the steps."""
+        """All: warm-up, moves, pruning, freezing; roundings differ and grow with the steps."""
         pytest.importorskip("torch", reason="training is written in torch")
         from peel4d.engine.train.video_gop import GopSettings, gop_psnr, train_gop
 
@@ -360,7 +360,7 @@ class TestTraining:
             for i in range(3)
         ]
         frames = [np.clip(frame, 0, 255).astype(np.uint8) for frame in frames]
-        recipe = GopSettings(gaussians=60, steps=40, prune=1e-3)
+        recipe = GopSettings(gaussians=60, steps=40, prune=0.2)
         told: list[float] = []
         there, report = train_gop(
             frames,
@@ -443,7 +443,7 @@ class TestGpu:
 
         from peel4d.engine.train.video_gop import GopSettings, gop_psnr, train_gop
 
-        frames, recipe = movie(6), GopSettings(gaussians=400, steps=300, prune=1e-3)
+        frames, recipe = movie(6), GopSettings(gaussians=400, steps=300, prune=0.2)
         there, here = (
             train_gop(frames, recipe, Steps(), device=torch.device(name))[0]
             for name in ("cuda", "cpu")

@@ -16,12 +16,16 @@ import pytest
 pytest.importorskip("torch")
 
 from peel4d.engine.errors import ReconstructionError
+from peel4d.engine.render.window import Window
 from peel4d.engine.train import video_encode
 from peel4d.engine.train.metrics import psnr
 from peel4d.engine.train.run import training_device
 from peel4d.engine.train.video_benchmark import measure_video, table
+from peel4d.engine.train.video_density import energy, newborn, strongest
 from peel4d.engine.train.video_encode import EncodeSettings, encode
-from peel4d.engine.train.video_gop import GopSettings, gop_psnr, train_gop
+from peel4d.engine.train.video_gop import GopSettings, _rate, gop_psnr, train_gop
+from peel4d.engine.video2d.gaussians import draw_linear
+from peel4d.engine.video2d.gop import Gop
 from peel4d.engine.video2d.gop_codec import Steps, decode_gop, encode_gop
 from peel4d.engine.video2d.initialize import gaussians_of
 from peel4d.engine.video2d.source import open_source
@@ -87,7 +91,7 @@ def test_training_pays_and_motion_is_found():
 
 def test_training_is_repeatable():
     frames = movie(3)
-    recipe = GopSettings(gaussians=150, steps=40, prune=1e-3)
+    recipe = GopSettings(gaussians=150, steps=40, prune=0.2)
     one, two = (train_gop(frames, recipe, Steps(), threads=n)[0] for n in (1, 3))
     assert np.array_equal(one.position, two.position) and np.array_equal(one.color, two.color)
 
@@ -109,16 +113,75 @@ def test_coding_costs_little():
     assert after > before - 0.6  # the steps are made for 34 dB, this is 36
 
 
-def test_pruning_leaves_out_what_is_not_needed():
+def test_pruning_leaves_out_what_shows_least():
     frames = movie(4)
     recipe = GopSettings(gaussians=600, steps=150)
-    pruned, report = train_gop(frames, replace(recipe, prune=2e-2), Steps())
-    assert report.started_with == 600 and 0 < len(pruned) < 400
-    # A third is left at this weight: the picture is coarser (35 dB without), but whole.
-    assert np.mean(gop_psnr(pruned, frames)) > 26
-    # Far too small a weight removes nothing.
-    whole, _ = train_gop(frames, replace(recipe, prune=1e-9), Steps())
-    assert len(whole) == 600
+    whole, _ = train_gop(frames, recipe, Steps())
+    pruned, report = train_gop(frames, replace(recipe, prune=0.3), Steps())
+    assert len(whole) == 600 and report.started_with == 600 and len(pruned) == 420
+    # Far more than leaving the same number out at the end, with nothing to make up for it.
+    kept = strongest(energy(whole), 420)
+    cut = Gop(
+        whole.frames, whole.width, whole.height,
+        *(getattr(whole, name)[kept] for name in ("position", "log_scale", "shear", "color")),
+        whole.motion[:, kept], whole.shade[:, kept],
+    )  # fmt: skip
+    scores = [np.mean(gop_psnr(gop, frames)) for gop in (whole, pruned, cut)]
+    assert scores[1] > scores[0] - 4 and scores[1] > scores[2] + 1
+    # Of a group that starts from a pruned one nothing more goes.
+    recipe = replace(recipe, prune=0.3, steps=20)
+    after, report = train_gop(frames[::-1], recipe, Steps(), before=pruned)
+    assert report.started_with == len(after) == 420
+
+
+def test_energy_is_what_the_error_grows_by():
+    truth = gaussians_of(movie(1)[0], 200, seed=0)
+    truth = replace(truth, shear=np.full(200, 0.4, np.float32))
+    window, found = Window(0, 0, 72, 56), energy(truth)
+    picture = draw_linear(truth.at(0), window)
+    margin = 4 * np.exp(truth.log_scale)
+    inside = (truth.position > margin) & (truth.position < [72, 56] - margin)
+    some = np.flatnonzero(inside.all(axis=1) & (truth.log_scale > 0).all(axis=1))[:10]
+    assert len(some) == 10
+    for index in some:
+        color = truth.color.copy()
+        color[index] = 0
+        without = draw_linear(replace(truth, color=color).at(0), window)
+        assert np.square(picture - without).sum() == pytest.approx(found[index], rel=0.05)
+    away = replace(truth, position=truth.position + [500, 0])
+    assert (energy(away) == 0).all()
+
+
+def test_new_gaussians_are_born_where_the_error_is_and_move_with_their_neighbours():
+    frames = movie(5)
+    gop, _ = train_gop(frames, GopSettings(gaussians=300, steps=150), Steps())
+    moving = replace(gop, motion=np.ones_like(gop.motion) * np.float32([[[3, -2]]]))
+    target = np.clip(draw_linear(moving.at(4), Window(0, 0, 72, 56)) * 255, 0, 255)
+    target = target.round().astype(np.uint8)
+    target[10:20, 50:60] = 255 - target[10:20, 50:60]
+    random = np.random.default_rng(0)
+    new = newborn(moving, 4, target, 40, random, draw_linear)
+    born = replace(moving, **new)
+    assert len(born) == 40 and all(array.dtype == np.float32 for array in new.values())
+    assert np.allclose(born.motion, [3, -2], atol=0.3)
+    x, y = born.at(4).position.T
+    inside = (x > 48) & (x < 62) & (y > 8) & (y < 22)
+    assert inside.mean() > 0.9
+
+
+def test_rates_fall_with_the_length_of_the_schedule():
+    assert _rate(0.0, 600) == _rate(0.0, 3000) == 1
+    assert _rate(0.0, 12_000) == pytest.approx(0.5) and _rate(0.5, 12_000) == pytest.approx(0.25)
+    assert _rate(1.0, 600) == pytest.approx(0.01)
+
+
+def test_a_schedule_by_the_clock_ends_in_time():
+    frames = movie(4)
+    recipe = GopSettings(gaussians=200, steps=1 << 30, seconds=1.5)
+    gop, report = train_gop(frames, recipe, Steps())
+    assert 1.5 <= report.seconds < 3 and report.steps > 20
+    start = np.mean(gop_psnr(gaussians_of(frames[2], 200, 0, 4), frames))
+    assert np.mean(gop_psnr(gop, frames)) > start + 3
 
 
 def test_a_group_begins_where_the_last_one_ended():

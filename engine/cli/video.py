@@ -85,10 +85,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--prune",
-        type=positive_float,
+        type=_share,
         default=0.0,
-        metavar="WEIGHT",
-        help="learn which Gaussians can go: 1e-3 removes about a fifth (docs/video-format.md)",
+        metavar="SHARE",
+        help="leave out this share of the Gaussians, those that show least: 0.3 for 3 of 10",
     )
     parser.add_argument("--seed", type=seed, default=0)
 
@@ -235,6 +235,15 @@ def _info(options: argparse.Namespace) -> int:
     print(f"{len(gops)} groups of up to {most} Gaussians")
     print(f"{words['bytes']} bytes, {words['bytes_per_frame'] / 1000:.1f} kB per frame")
     return 0
+
+
+def _share(text: str) -> float:
+    try:
+        if not 0 <= float(text) < 1:
+            raise ValueError
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no share; write 0.3 for 3 of 10") from None
 
 
 def _frames(text: str) -> slice:

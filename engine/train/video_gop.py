@@ -1,7 +1,7 @@
 """Training one group of pictures of two-dimensional Gaussians.
 
-Source: D2GV (arXiv 2503.05600): still warm-up, deformed training, learnable pruning, training that
-knows of the quantiser. What differs, and the measurements: docs/video-format.md.
+Source: D2GV (arXiv 2503.05600): still warm-up, deformed training, pruning, training that knows of
+the quantiser. What differs, and the measurements: docs/video-format.md.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,17 +18,29 @@ import torch
 from ..errors import ReconstructionError
 from ..render.window import Window
 from ..video2d.cuda_gaussians import CudaGaussians, rasterizer
-from ..video2d.gaussians import Gaussians2D, draw, fit
+from ..video2d.gaussians import Gaussians2D, draw, draw_linear, fit
 from ..video2d.gop import MAX_ORDER, Gop, frame_time, legendre
 from ..video2d.gop_codec import Steps
 from ..video2d.initialize import gaussians_of
-from . import gaussians_cuda
+from . import gaussians_cuda, video_density
 
 #: ln of the smallest side of a Gaussian: 0.2 pixels.
 _SMALLEST = math.log(0.2)
-#: Pruning: a Gaussian stays while sigmoid(mask) is above this; where its mask starts; how far it
-#: can go, about, until pruning ends (it has 1.9 to go to fall).
-_KEEP, _MASK_START, _MASK_REACH = 0.2, 0.5, 8.0
+#: Adam's decay rates: over ten frames or so, because every step sees one.
+_BETAS = 0.95, 0.99
+#: Rates fall linearly to this share; below it nothing moves any more.
+_LAST_RATE = 0.01
+#: Rates of a schedule of more steps than this fall with the square root of their number: the noise
+#: of one frame a step, which bounds them, has longer to be averaged, and steps are no longer short.
+_SHORT = 3000
+#: Shares of the steps between which Gaussians that show next to nothing move to where the error is,
+#: how often, and how many of all at once.
+_MOVING, _MOVES, _MOVED = (0.1, 0.5), 20, 0.05
+#: Shares of the steps between which pruning happens, and in how many rounds: what stays takes over.
+_PRUNING, _PRUNE_ROUNDS = (0.4, 0.6), 5
+#: Share of the steps at the end during which positions and shapes stand on their lattices and the
+#: rest makes up for it, and how many of a short schedule that takes; not before pruning ends.
+_FROZEN, _FROZEN_STEPS = 0.1, 60
 #: Adam's epsilon times the number of Gaussians (their gradients are as small as their share of the
 #: picture): without it, Gaussians that change next to nothing wander about at full speed, and long
 #: trainings end worse than short ones.
@@ -45,9 +58,8 @@ class GopSettings:
 
     gaussians: how many to begin with. steps: one frame each. seconds: an end to them by the clock.
     motion, shade: orders of the polynomials. still: share of the steps on the middle frame alone.
-    prune: weight of the mean mask; pruning lasts from `prune_from` to `prune_to`. freeze_from: from
-    here on positions and shapes stand on their lattices, and the rest makes up for it. rates:
-    Adam's, decayed by a cosine to 3 %; of position and motion in distances between Gaussians.
+    prune: share of the Gaussians to leave out, those that show least. rates: Adam's at the start of
+    a short schedule; of position and motion in distances between Gaussians.
     """
 
     gaussians: int = 20_000
@@ -57,17 +69,14 @@ class GopSettings:
     shade: int = 2
     still: float = 0.06
     prune: float = 0.0
-    prune_from: float = 0.3
-    prune_to: float = 0.6
-    freeze_from: float = 0.75
     rates: dict[str, float] = field(
         default_factory=lambda: {
             "position": 0.06,
             "log_scale": 0.06,
             "shear": 0.06,
-            "color": 0.03,
-            "motion": 0.06,
-            "shade": 0.03,
+            "color": 0.01,
+            "motion": 0.1,
+            "shade": 0.006,
         }
     )
 
@@ -130,7 +139,6 @@ class _Model:
             torch.from_numpy(legendre(MAX_ORDER, frame_time(frame, gop.frames)))
             for frame in range(gop.frames)
         ]
-        self.mask: torch.Tensor | None = None
         self.frozen = False
         self._start({name: torch.tensor(array, device=device) for name, array in arrays.items()})
 
@@ -143,7 +151,7 @@ class _Model:
             if array.numel()
         ]
         self.optimizer = torch.optim.Adam(
-            groups, betas=(0.9, 0.99), eps=_CALM / max(1, len(self.gop)), fused=True
+            groups, betas=_BETAS, eps=_CALM / max(1, len(self.gop)), fused=True
         )
 
     def freeze(self, steps: Steps) -> None:
@@ -158,14 +166,6 @@ class _Model:
 
     def frame(self, index: int | None):
         """position, cholesky, color of a frame, None for the middle of time without any motion."""
-        position, cholesky, color = self._at(index)
-        if self.mask is not None:
-            soft = torch.sigmoid(self.mask)
-            hard = (soft > _KEEP).float()
-            color = color * (hard + soft - soft.detach())[:, None]
-        return position, cholesky, color
-
-    def _at(self, index: int | None):
         a = self.arrays
         if self.on is not None:
             basis = None if index is None else self.basis[index].tolist()
@@ -192,34 +192,104 @@ class _Model:
         with torch.no_grad():
             self.arrays["log_scale"].clamp_(_SMALLEST, 9.0)
 
-    def add_mask(self, steps: float) -> None:
-        """A mask to be learned within so many steps."""
-        rate = min(max(_MASK_REACH / max(steps, 1.0), 0.003), 0.3)
-        self.mask = torch.full_like(self.arrays["shear"], _MASK_START, requires_grad=True)
-        self.optimizer.add_param_group({"params": [self.mask], "lr": 0.0, "rate": rate})
-
-    def prune(self) -> None:
-        """Leave out what the mask hides; what stays keeps the optimiser's moments."""
-        keep = torch.sigmoid(self.mask.detach()) > _KEEP
-        self.mask = None
-        old = self.optimizer
-        arrays = {}
+    def keep(self, kept: np.ndarray) -> None:
+        """Leave out all but these Gaussians; what stays keeps the optimiser's moments."""
+        rows = torch.from_numpy(kept).to(self.arrays["shear"].device)
+        before, old = self.arrays, self.optimizer
+        self._start(
+            {name: array.detach().index_select(_axis(name), rows) for name, array in before.items()}
+        )
         for name, array in self.arrays.items():
-            axis = 1 if name in ("motion", "shade") else 0
-            arrays[name] = array.detach().index_select(axis, keep.nonzero()[:, 0]).clone()
-        before = self.arrays
-        self._start(arrays)
-        for name, array in self.arrays.items():
-            if array.numel() and before[name] in old.state:
-                axis = 1 if name in ("motion", "shade") else 0
+            if before[name] in old.state:
                 state = dict(old.state[before[name]])
-                for key in ("exp_avg", "exp_avg_sq"):
-                    state[key] = state[key].index_select(axis, keep.nonzero()[:, 0]).clone()
+                for moment in _MOMENTS:
+                    state[moment] = state[moment].index_select(_axis(name), rows)
                 self.optimizer.state[array] = state
+
+    def replace(self, replaced: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        """Put new Gaussians in the place of these; the optimiser knows nothing of them yet."""
+        rows = torch.from_numpy(replaced).to(self.arrays["shear"].device)
+        for name, array in self.arrays.items():
+            new = torch.from_numpy(arrays[name]).to(array.device)
+            array.detach().index_copy_(_axis(name), rows, new)
+            state = self.optimizer.state.get(array, {})
+            for moment in _MOMENTS if state else ():
+                state[moment].index_fill_(_axis(name), rows, 0.0)
 
     def result(self) -> Gop:
         arrays = {name: array.detach().cpu().numpy().copy() for name, array in self.arrays.items()}
         return Gop(self.gop.frames, self.gop.width, self.gop.height, **arrays)
+
+
+#: What Adam knows of every number.
+_MOMENTS = "exp_avg", "exp_avg_sq"
+
+
+def _axis(name: str) -> int:
+    """Of an array of a `Gop`: the one that counts the Gaussians."""
+    return 1 if name in ("motion", "shade") else 0
+
+
+class _Population:
+    """Which Gaussians a group has: when those that show little move, and when they go."""
+
+    def __init__(
+        self,
+        model: _Model,
+        frames: list[np.ndarray],
+        settings: GopSettings,
+        seed: int,
+        threads: int,
+    ) -> None:
+        self.model, self.frames = model, frames
+        self.random = np.random.default_rng([seed, 1])
+        # Of what was asked for: a group that starts from a pruned one is not pruned twice.
+        self.left = [
+            round(settings.gaussians * (1 - settings.prune) ** (number / _PRUNE_ROUNDS))
+            for number in range(1, _PRUNE_ROUNDS + 1)
+        ]
+        self.prunings = np.linspace(*_PRUNING, _PRUNE_ROUNDS).tolist() if settings.prune > 0 else []
+        self.moves = np.linspace(*_MOVING, _MOVES).tolist()
+        on = model.on
+        self.draw = partial(draw_linear, threads=threads) if on is None else on.draw_linear
+
+    def update(self, share: float) -> None:
+        """What is due at this share of the steps."""
+        if _passed(self.moves, share):
+            self._move()
+        passed = _passed(self.prunings, share)
+        if passed:
+            left = self.left[passed - 1]
+            del self.left[:passed]
+            energy = video_density.energy(self.model.result())
+            self.model.keep(video_density.strongest(energy, left))
+
+    def _move(self) -> None:
+        gop = self.model.result()
+        count = round(_MOVED * len(gop))
+        if count:
+            frame = int(self.random.integers(len(self.frames)))
+            new = video_density.newborn(
+                gop, frame, self.frames[frame], count, self.random, self.draw
+            )
+            self.model.replace(video_density.weakest(video_density.energy(gop), count), new)
+
+
+def _passed(moments: list[float], share: float) -> int:
+    """How many of the moments have passed at this share of the steps; they are taken out."""
+    passed = sum(moment <= share for moment in moments)
+    del moments[:passed]
+    return passed
+
+
+def _rate(share: float, steps: float) -> float:
+    """Factor of the rates at a share of a schedule of so many steps."""
+    return max(1 - share, _LAST_RATE) * min(1.0, math.sqrt(_SHORT / max(steps, 1.0)))
+
+
+def _frozen_from(steps: float) -> float:
+    """Share of a schedule of so many steps from which on positions and shapes stand still."""
+    return max(1 - max(_FROZEN, _FROZEN_STEPS / max(steps, 1.0)), _PRUNING[1])
 
 
 def train_gop(
@@ -259,26 +329,19 @@ def train_gop(
     random = np.random.default_rng(seed)
     order: list[int] = []
     step, share, mean, told = 0, 0.0, None, -math.inf
-    pruned = settings.prune <= 0
+    population = _Population(model, frames, settings, seed, threads)
     while share < 1 and len(model.arrays["shear"]):
-        if not pruned and model.mask is None and share >= settings.prune_from:
-            # What is left of the schedule, by whichever of its two ends is nearer.
-            model.add_mask(step / max(share, 1e-9) * (settings.prune_to - settings.prune_from))
-        if not pruned and share >= settings.prune_to and model.mask is not None:
-            model.prune()
-            pruned = True
-            continue
+        population.update(share)
         if not order:
             order = list(random.permutation(len(frames)))
         index = middle if share < still else int(order.pop())
-        if share >= settings.freeze_from and not model.frozen:
+        # How many steps there will be, by whichever of the schedule's two ends is nearer.
+        planned = step / share if share else settings.steps
+        if share >= _frozen_from(planned) and not model.frozen:
             model.freeze(steps)
         seen = model.frame(None if share < still else index)
         error = error_of(*seen, index)
-        loss = error
-        if model.mask is not None:
-            loss = loss + settings.prune * torch.sigmoid(model.mask).mean()
-        model.step(loss, 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share)))
+        model.step(error, _rate(share, planned))
         step += 1
         elapsed = time.perf_counter() - clock
         share = max(step / settings.steps, elapsed / settings.seconds)
