@@ -171,7 +171,7 @@ def test_new_gaussians_are_born_where_the_error_is_and_move_with_their_neighbour
 
 def test_rates_fall_with_the_length_of_the_schedule():
     assert _rate(0.0, 600) == _rate(0.0, 3000) == 1
-    assert _rate(0.0, 12_000) == pytest.approx(0.5) and _rate(0.5, 12_000) == pytest.approx(0.25)
+    assert _rate(0.0, 48_000) == pytest.approx(0.5) and _rate(0.5, 48_000) == pytest.approx(0.25)
     assert _rate(1.0, 600) == pytest.approx(0.01)
 
 

@@ -30,9 +30,9 @@ _SMALLEST = math.log(0.2)
 _BETAS = 0.95, 0.99
 #: Rates fall linearly to this share; below it nothing moves any more.
 _LAST_RATE = 0.01
-#: Rates of a schedule of more steps than this fall with the square root of their number: the noise
-#: of one frame a step, which bounds them, has longer to be averaged, and steps are no longer short.
-_SHORT = 3000
+#: Rates of a schedule of more steps than this fall with this power of their number: the noise of one
+#: frame a step bounds what long schedules reach, and their steps need not be as wide.
+_SHORT, _LENGTH_POWER = 3000, 0.25
 #: Shares of the steps between which Gaussians that show next to nothing move to where the error is,
 #: how often, and how many of all at once.
 _MOVING, _MOVES, _MOVED = (0.1, 0.5), 20, 0.05
@@ -284,7 +284,7 @@ def _passed(moments: list[float], share: float) -> int:
 
 def _rate(share: float, steps: float) -> float:
     """Factor of the rates at a share of a schedule of so many steps."""
-    return max(1 - share, _LAST_RATE) * min(1.0, math.sqrt(_SHORT / max(steps, 1.0)))
+    return max(1 - share, _LAST_RATE) * min(1.0, (_SHORT / max(steps, 1.0)) ** _LENGTH_POWER)
 
 
 def _frozen_from(steps: float) -> float:
