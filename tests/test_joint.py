@@ -88,10 +88,12 @@ def run(tmp_path):
 
 
 def test_the_frames_points_come_first_and_harmonics_are_widened():
-    model = JointBackground(wall(), ball, SPACING)
+    model = JointBackground(wall(), [ball(0), ball(1).select(np.arange(300) < 200)], SPACING)
     first, background = model(1), wall()
     assert first.sh.shape == (300 + len(background), 4, 3)
-    np.testing.assert_allclose(first.position[:300].numpy(), ball(1).position)
+    np.testing.assert_allclose(first.position[:200].numpy(), ball(1).position[:200])
+    # All time steps are equally long, by points that nobody can see.
+    assert not first.density[200:300].any() and model(0).density[200:300].all()
     np.testing.assert_allclose(first.position[300:].numpy(), background.position)
     np.testing.assert_allclose(first.density[300:].detach().numpy(), background.density, atol=1e-6)
     assert not first.sh[300:, 1:].any()

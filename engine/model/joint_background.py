@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,14 +21,17 @@ class JointBackground(torch.nn.Module):
     a few, the shadow that it always throws, and how its rims mix with what is behind them. Places
     and radii stay, too: points that move here do so to please the training views only.
 
-    background: the static points. frame: gives the points of a time step.
-    spacing: of the frames' points, world units.
+    background: the static points. frames: the points of every time step. spacing: of these, world
+    units.
     """
 
-    def __init__(self, background: Splats, frame: Callable[[int], Splats], spacing: float):
+    def __init__(self, background: Splats, frames: Sequence[Splats], spacing: float):
         super().__init__()
         self.spacing = float(spacing)
-        self._frame = frame
+        self._frames = frames
+        # Points that nobody can see make all time steps equally long: arrays that change their size
+        # with every step leave more holes in memory.
+        self._count = max(map(len, frames), default=0)
         self._fixed = background
         self.register_buffer("position", torch.from_numpy(np.array(background.position)))
         self.register_buffer("radius", torch.from_numpy(np.array(background.radius)))
@@ -38,10 +41,10 @@ class JointBackground(torch.nn.Module):
         self.register_buffer("directional", torch.from_numpy(np.array(background.sh[:, 1:])))
 
     def forward(self, step: int) -> PointTensors:
-        """The points of time step `step` before the background's."""
-        splats = self._frame(step)
+        """The points of time step `step`, as many as the largest has, before the background's."""
+        splats = self._frames[step]
         arrays = (splats.position, splats.radius, splats.density, splats.sh)
-        own = [torch.from_numpy(np.array(array)).to(self.position.device) for array in arrays]
+        own = [_padded(array, self._count).to(self.position.device) for array in arrays]
         sh = torch.cat([self.color, self.directional], dim=1)
         count = max(sh.shape[1], own[3].shape[1])
         return PointTensors(
@@ -57,6 +60,13 @@ class JointBackground(torch.nn.Module):
         sh = torch.cat([self.color, self.directional], dim=1)
         density = torch.sigmoid(self.density_raw).cpu().numpy()
         return Splats(self._fixed.position, self._fixed.radius, density, sh.cpu().numpy())
+
+
+def _padded(array: np.ndarray, count: int) -> torch.Tensor:
+    """An array (N, ...) with zeros up to (count, ...)."""
+    padded = np.zeros((count, *array.shape[1:]), dtype=np.float32)
+    padded[: len(array)] = array
+    return torch.from_numpy(padded)
 
 
 def _widened(sh: torch.Tensor, count: int) -> torch.Tensor:

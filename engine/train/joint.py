@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import torch
 
 from ..capture.capture import Capture
 from ..capture.images import ImageReader
+from ..machine import release_memory
 from ..model.joint_background import JointBackground
 from ..progress import Progress, ProgressCallback
 from .checkpoint import load_splats, load_tensors, save_splats
@@ -17,8 +18,11 @@ from .images import TrainingImage
 from .run import Run
 from .trainer import Job, train
 
-#: Frames that teach, spread over the clip; so many are also held in memory.
+#: Frames that teach, spread over the clip; their points are held in memory.
 _FRAMES = 32
+#: Seconds after which memory is given back: images that come and go between the arrays of a whole
+#: picture leave holes, which grew by 10 MB a step.
+_RELEASE_SECONDS = 1.0
 
 
 class WholeImages:
@@ -65,14 +69,17 @@ def joint_stage(run: Run, progress: ProgressCallback) -> None:
     if not any(views):
         return
 
-    @lru_cache(maxsize=_FRAMES)
-    def points(step: int):
-        return load_splats(folder.frame(labels[step]))
-
+    points = [load_splats(folder.frame(label)) for label in labels]
     model = JointBackground(run.background, points, run.spacing).to(run.device)
     job = Job("joint", frames, views)
 
+    released = time.monotonic()
+
     def report(step: int, total: int, psnr: float) -> None:
+        nonlocal released
+        if time.monotonic() - released > _RELEASE_SECONDS:
+            release_memory()
+            released = time.monotonic()
         progress(Progress("joint", step, total, None, {"training_psnr": psnr}))
 
     psnr = train(
