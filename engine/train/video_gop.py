@@ -30,8 +30,8 @@ _SMALLEST = math.log(0.2)
 _BETAS = 0.95, 0.99
 #: Rates fall linearly to this share; below it nothing moves any more.
 _LAST_RATE = 0.01
-#: Rates of a schedule of more steps than this fall with this power of their number: the noise of one
-#: frame a step bounds what long schedules reach, and their steps need not be as wide.
+#: Rates of a schedule of more steps than this fall with this power of their number: the noise of
+#: one frame a step bounds what long schedules reach, and their steps need not be as wide.
 _SHORT, _LENGTH_POWER = 3000, 0.25
 #: Shares of the steps between which Gaussians that show next to nothing move to where the error is,
 #: how often, and how many of all at once.
