@@ -87,11 +87,12 @@ def test_settings_of_the_scene(session, scene, ball_capture, tmp_path):
         request_from_scene(scene)
     job.output, job.views, job.test_views = str(tmp_path), "00, 01,02", "03"
     job.use_frame_range, job.frame_first, job.frame_last = True, 1, 2
-    job.background = "none"
+    job.background, job.refine_cameras = "none", False
     arguments = request_from_scene(scene).arguments(memory_limit=3 << 30, previews=True)
     assert arguments == [
         *("reconstruct", str(ball_capture), "--preview", "5", "--max-memory", "3145728K"),
         *(f"--output={tmp_path}", "--preset=standard", "--background=none"),
+        "--cameras=given",
         *("--frames=1:3", "--views=00,01,02", "--test-views=03"),
     ]
     job.frame_last = 0
