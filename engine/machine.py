@@ -70,5 +70,5 @@ def _gpu() -> str | None:
 
 def release_memory() -> None:
     """Give memory that nobody uses back to the system, where the C library can (glibc)."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows
         ctypes.CDLL(None).malloc_trim(0)

@@ -15,7 +15,7 @@ from peel4d.engine.progress import silent
 from peel4d.engine.render.backend import Instance, render_scene
 from peel4d.engine.render.splats import Splats
 from peel4d.engine.train.checkpoint import load_splats, load_tensors, save_splats
-from peel4d.engine.train.joint import joint_stage
+from peel4d.engine.train.joint import _views, joint_stage
 from peel4d.engine.train.plan import Folder
 from peel4d.engine.train.settings import TrainSettings
 from peel4d.engine.train.watch import UNWATCHED
@@ -74,9 +74,13 @@ def run(tmp_path):
     return SimpleNamespace(
         folder=folder,
         capture=footage,
-        reader=SimpleNamespace(image=lambda frame, view: images[frame, view]),
+        reader=SimpleNamespace(
+            image=lambda frame, view: images[frame, view], valid=lambda frame, view: None
+        ),
         plan=SimpleNamespace(frames=(0, 1), settings=settings),
         views=[0, 1, 2, 3],
+        plates=dict.fromkeys(range(4)),
+        images=SimpleNamespace(usable=lambda frame, views: list(views)),
         background=load_splats(folder.background),
         color=CameraColor(4),
         spacing=SPACING,
@@ -115,6 +119,15 @@ def test_colours_are_learned_where_plates_were_wrong(run):
     )
     assert after < 0.7 * before  # the rates are low: what plates say is mostly right
     assert not list(run.folder.root.glob("running-*"))
+
+
+def test_only_views_that_taught_the_background_teach_it_again(run):
+    run.plates = {0: None, 2: None, 3: None}
+    run.images.usable = lambda frame, views: [view for view in views if (frame, view) != (1, 2)]
+    views = _views(run, (0, 1), 2)
+    # In turn, and two for each frame; view 2 abstains in frame 1.
+    assert views == ((0, 2), (3, 0))
+    assert _views(run, (1, 1, 1), 2) == ((0,), (3, 0), (3,))
 
 
 def test_it_happens_once_and_only_where_there_is_time(run):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.cli.main import main
 from peel4d.engine.clip.pack import PackSettings, pack
 from peel4d.engine.clip.predictive import Steps, decode_predictive, encode_predictive
@@ -19,7 +20,9 @@ from peel4d.engine.errors import ClipError, ReconstructionError
 from peel4d.engine.model.lattice_points import LatticePoints
 from peel4d.engine.render.splats import Splats
 from peel4d.engine.train.evaluate import evaluate
-from peel4d.engine.train.refit import Refit
+from peel4d.engine.train.finished import finished_plan
+from peel4d.engine.train.plan import Folder
+from peel4d.engine.train.refit import Refit, _check_same
 
 
 def cloud(count: int = 400, degree: int = 2) -> Splats:
@@ -134,6 +137,20 @@ def test_other_footage_is_refused(folder, ball_capture, tmp_path, capsys):
     with pytest.raises(ClipError, match="baked"):
         settings = PackSettings(codec="baked")
         pack(folder, tmp_path / "a.p4d", settings, fitter=Refit(folder, device="cpu"))
+
+
+def test_cameras_that_were_turned_are_the_same(folder, ball_capture):
+    capture, plan = open_capture(ball_capture), finished_plan(Folder(folder))
+    centre = -np.einsum("vji,vj->vi", capture.R, capture.t)
+    for angle, accepted in ((0.01, True), (0.2, False)):
+        c, s = np.cos(angle), np.sin(angle)
+        R = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ capture.R
+        turned = capture.posed(R, -np.einsum("vij,vj->vi", R, centre))
+        if accepted:
+            _check_same(turned, plan, Folder(folder))
+        else:
+            with pytest.raises(ReconstructionError, match="stands elsewhere"):
+                _check_same(turned, plan, Folder(folder))
 
 
 def _without_frames(capture: Path, target: Path) -> Path:

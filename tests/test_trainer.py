@@ -12,9 +12,11 @@ from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.capture.images import ImageReader
 from peel4d.engine.errors import ReconstructionError
 from peel4d.engine.model.camera_color import CameraColor
+from peel4d.engine.model.camera_rotation import CameraRotation
 from peel4d.engine.model.points import ExplicitPoints
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.train import shared, trainer
+from peel4d.engine.train.cameras import corrected, load_color, load_spacing, save_cameras
 from peel4d.engine.train.checkpoint import save_tensors
 from peel4d.engine.train.images import TrainingImage, TrainingImages
 from peel4d.engine.train.plan import Folder, make_plan
@@ -181,6 +183,67 @@ def test_an_interrupted_job_ends_where_an_uninterrupted_one_does(setup, tmp_path
     expected, actual = whole().to_splats(), resumed().to_splats()
     np.testing.assert_allclose(actual.position, expected.position, atol=1e-4)
     np.testing.assert_allclose(actual.sh, expected.sh, atol=1e-3)
+
+
+def test_an_interrupted_job_goes_on_with_its_cameras(setup, ball_capture, tmp_path, monkeypatch):
+    images, job, fresh = setup
+    capture = open_capture(ball_capture)
+    cameras = [capture.camera(0, view) for view in range(len(capture.views))]
+
+    def turned(checkpoint=None):
+        rotation = CameraRotation(cameras, job.views[0], np.zeros(3))
+        model, color = fresh()
+        train(model, color, job, images, SETTINGS, rotation=rotation, checkpoint=checkpoint)
+        return rotation.angles().detach().numpy()
+
+    whole = turned()
+    assert np.abs(whole).max() > 1e-5
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    checkpoint, calls, original = tmp_path / "running.safetensors", [], trainer.picture_loss
+
+    def cut(*arguments):
+        calls.append(1)
+        if len(calls) == 25:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(trainer, "picture_loss", cut)
+    with pytest.raises(KeyboardInterrupt):
+        turned(checkpoint)
+    monkeypatch.setattr(trainer, "picture_loss", original)
+    np.testing.assert_allclose(turned(checkpoint), whole, atol=1e-6)
+
+
+def test_crops_follow_cameras_that_stand_elsewhere(setup, ball_capture):
+    images, job, _ = setup
+    capture, view = open_capture(ball_capture), job.views[0][0]
+    before = images.get(0, view).camera
+    images.stand(capture.posed(capture.R, capture.t + 0.25))
+    after = images.get(0, view).camera
+    np.testing.assert_allclose(after.t, before.t + 0.25)
+    np.testing.assert_allclose(after.K, before.K)
+
+
+def test_corrected_cameras_are_stored_beside_the_colours(ball_capture, tmp_path):
+    capture, folder = open_capture(ball_capture), Folder(tmp_path)
+    assert corrected(capture, folder) is capture
+    cameras = [capture.camera(0, view) for view in range(len(capture.views))]
+    rotation = CameraRotation(cameras, range(len(cameras)), np.zeros(3))
+    with torch.no_grad():
+        rotation.raw += torch.randn(rotation.raw.shape, generator=torch.Generator().manual_seed(0))
+    color = CameraColor(len(capture.views))
+    with torch.no_grad():
+        color.log_gain += 0.1
+    save_cameras(folder, color, rotation, spacing=0.05)
+    R, t = rotation.extrinsics()
+    once = corrected(capture, folder)
+    for again in (once, corrected(once, folder)):  # it says where they stand, not how they moved
+        np.testing.assert_allclose(again.R, R, atol=1e-12)
+        np.testing.assert_allclose(again.t, t, atol=1e-12)
+    assert torch.equal(load_color(folder, capture).log_gain, color.log_gain)
+    assert load_spacing(folder) == 0.05
+    save_cameras(folder, color, None, spacing=0.05)
+    assert corrected(capture, folder) is capture
 
 
 def test_a_checkpoint_of_another_job_is_not_used(setup, tmp_path, monkeypatch):

@@ -169,6 +169,20 @@ def test_new_gaussians_are_born_where_the_error_is_and_move_with_their_neighbour
     assert inside.mean() > 0.9
 
 
+def test_nothing_is_born_where_nothing_is_wrong():
+    black = np.zeros((8, 8, 3), np.uint8)
+    gop = train_gop([black] * 2, GopSettings(gaussians=16, steps=5), Steps())[0]
+    still = replace(gop, color=0 * gop.color, shade=0 * gop.shade)
+    new = newborn(still, 0, black, 4, np.random.default_rng(0), draw_linear)
+    assert {len(new[name]) for name in ("position", "log_scale", "shear", "color")} == {0}
+
+
+def test_pruning_leaves_one():
+    frames = movie(2)
+    gop, _ = train_gop(frames, GopSettings(gaussians=20, steps=40, prune=0.99), Steps())
+    assert len(gop) == 1
+
+
 def test_rates_fall_with_the_length_of_the_schedule():
     assert _rate(0.0, 600) == _rate(0.0, 3000) == 1
     assert _rate(0.0, 48_000) == pytest.approx(0.5) and _rate(0.5, 48_000) == pytest.approx(0.25)

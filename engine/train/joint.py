@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from .. import __name__ as engine_name
 from ..capture.capture import Capture
 from ..capture.images import ImageReader
 from ..machine import release_memory
@@ -18,8 +21,12 @@ from .images import TrainingImage
 from .run import Run
 from .trainer import Job, train
 
+log = logging.getLogger(engine_name)
+
 #: Frames that teach, spread over the clip; their points are held in memory.
 _FRAMES = 32
+#: Less time than this is not begun with.
+_LEAST_SECONDS = 2.0
 #: Seconds after which memory is given back: images that come and go between the arrays of a whole
 #: picture leave holes, which grew by 10 MB a step.
 _RELEASE_SECONDS = 1.0
@@ -36,14 +43,17 @@ class WholeImages:
         if (frame, view) not in self._capture.images:
             return None
         truth = torch.from_numpy(np.array(self._reader.image(frame, view)))
+        valid = self._reader.valid(frame, view)
         region = torch.ones((*truth.shape[:2], 1), dtype=torch.bool)
+        if valid is not None:
+            region &= torch.from_numpy(valid[..., None].copy())
         return TrainingImage(
             camera=self._capture.camera(frame, view),
             truth=truth,
             background=torch.zeros_like(truth),
             mask=None,
             region=region,
-            region_pixels=float(region.numel()),
+            region_pixels=float(max(1, region.sum())),
         ).to(self._device)
 
 
@@ -55,17 +65,19 @@ def joint_stage(run: Run, progress: ProgressCallback) -> None:
     """
     folder, capture, plan = run.folder, run.capture, run.plan
     settings = plan.settings.for_joint
-    if run.background is None or settings.steps < 1 or run.seconds(1.0) <= 0:
+    if run.background is None or settings.steps < 1:
         return
     if load_tensors(folder.background)[1].get("joint"):
+        return
+    if run.seconds(1.0) < _LEAST_SECONDS:
+        log.info("no time is left to train the background with the frames")
         return
     count = min(_FRAMES, len(plan.frames))
     chosen = np.linspace(0, len(plan.frames) - 1, count).round().astype(int)
     labels = [plan.frames[number] for number in chosen]
     frames = tuple(capture.frames.index(label) for label in labels)
-    views = tuple(
-        tuple(view for view in run.views if (frame, view) in capture.images) for frame in frames
-    )
+    each = max(1, round(settings.steps / count))
+    views = _views(run, frames, each)
     if not any(views):
         return
 
@@ -87,7 +99,7 @@ def joint_stage(run: Run, progress: ProgressCallback) -> None:
         run.color,
         job,
         WholeImages(capture, run.reader, run.device),
-        replace(settings, steps=max(1, round(settings.steps / count))),
+        replace(settings, steps=each),
         seconds=run.seconds(1.0),
         checkpoint=folder.running(job.key),
         on_step=report,
@@ -96,3 +108,15 @@ def joint_stage(run: Run, progress: ProgressCallback) -> None:
     save_splats(folder.background, model.background(), psnr=psnr, joint=True)
     run.forget_background()
     folder.running(job.key).unlink(missing_ok=True)
+
+
+def _views(run: Run, frames: Sequence[int], each: int) -> tuple[tuple[int, ...], ...]:
+    """For every frame the views that teach, `each` at most, so that all have their turn: those that
+    taught the background, where their image teaches the frame."""
+    known = [view for view in run.views if view in run.plates]
+    chosen = []
+    for number, frame in enumerate(frames):
+        first = number * each % max(1, len(known))
+        turn = [*known[first:], *known[:first]][:each]
+        chosen.append(tuple(run.images.usable(frame, turn)))
+    return tuple(chosen)

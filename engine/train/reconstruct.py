@@ -25,6 +25,8 @@ TrainFrames = Callable[[Run, Sequence[Unit], ProgressCallback], None]
 
 #: Of a time budget; the rest is for writing the clip and looking at the held-out views.
 _TRAINING_SHARE = 0.95
+#: Of the time that is left for frames: what the background gets afterwards.
+_JOINT_SHARE = 0.08
 
 
 def reconstruct(
@@ -65,7 +67,11 @@ def reconstruct(
         deadline=started + time_budget * _TRAINING_SHARE,
     )
     shared_stage(run, progress)
+    last = run.deadline
+    if run.background is not None and math.isfinite(last):
+        run.deadline -= run.seconds(_JOINT_SHARE)
     train_frames(run, units_left(plan, folder), progress)
+    run.deadline = last
     joint_stage(run, progress)
     for left_over in folder.all_running():
         left_over.unlink(missing_ok=True)

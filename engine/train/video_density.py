@@ -28,7 +28,7 @@ _REACH = 2.0
 
 def energy(gop: Gop) -> np.ndarray:
     """(N,) what the squared error would grow by, about, without each Gaussian: the integral of its
-    own square, |c|^2 pi l11 l22 in pixels, averaged over the frames that it can be seen in.
+    own square, |c|^2 pi l11 l22 in pixels, averaged over all frames; nothing where it is outside.
 
     The residual at the end of training is uncorrelated with every Gaussian, so that this is all.
     """
@@ -61,7 +61,8 @@ def newborn(
     random: np.random.Generator,
     draw_linear: Callable[[Gaussians2D, Window], np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """`count` Gaussians for what a frame of the group lacks, as arrays of a `Gop` by name.
+    """`count` Gaussians for what a frame of the group lacks, as arrays of a `Gop`, by name; none
+    where it lacks nothing.
 
     target: the frame (H, W, 3) uint8. Places are drawn by the squared error, systematically, so
     that every hole gets its share.
@@ -72,7 +73,9 @@ def newborn(
     residual = target.astype(np.float32) / 255 - np.clip(draw_linear(seen, window), 0, 1)
     error = cv2.GaussianBlur(np.square(residual).sum(axis=2), (0, 0), _ERROR_BLUR)
     cumulative = np.cumsum(error.ravel(), dtype=np.float64)
-    marks = (np.arange(count) + random.uniform(0, 1, count)) * (cumulative[-1] / count)
+    if cumulative[-1] <= 0:
+        count = 0
+    marks = (np.arange(count) + random.uniform(0, 1, count)) * (cumulative[-1] / max(count, 1))
     pixels = np.searchsorted(cumulative, marks).clip(0, error.size - 1)
     y, x = np.divmod(pixels, gop.width)
     place = np.stack([x, y], axis=1) + random.uniform(0, 1, (count, 2))

@@ -245,7 +245,7 @@ class _Population:
         self.random = np.random.default_rng([seed, 1])
         # Of what was asked for: a group that starts from a pruned one is not pruned twice.
         self.left = [
-            round(settings.gaussians * (1 - settings.prune) ** (number / _PRUNE_ROUNDS))
+            max(1, round(settings.gaussians * (1 - settings.prune) ** (number / _PRUNE_ROUNDS)))
             for number in range(1, _PRUNE_ROUNDS + 1)
         ]
         self.prunings = np.linspace(*_PRUNING, _PRUNE_ROUNDS).tolist() if settings.prune > 0 else []
@@ -272,7 +272,8 @@ class _Population:
             new = video_density.newborn(
                 gop, frame, self.frames[frame], count, self.random, self.draw
             )
-            self.model.replace(video_density.weakest(video_density.energy(gop), count), new)
+            weakest = video_density.weakest(video_density.energy(gop), len(new["shear"]))
+            self.model.replace(weakest, new)
 
 
 def _passed(moments: list[float], share: float) -> int:

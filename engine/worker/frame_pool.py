@@ -49,8 +49,8 @@ class FramePool:
 
     jobs: how many. max_memory: bytes for the images of all. max_vram: bytes of the GPU for each of
     them, or None. device: see `training_device`. They start at once and load their libraries while
-    the shared stage runs; leaving the context ends them. memory_bytes: the most that those which
-    have trained a frame held, together.
+    the shared stage runs; they end with the last unit, or with the context. memory_bytes: the most
+    that those which have trained a frame held, together.
     """
 
     def __init__(
@@ -77,6 +77,9 @@ class FramePool:
         return self
 
     def __exit__(self, *_) -> None:
+        self._end()
+
+    def _end(self) -> None:
         for member in self._members:
             member.close()
         deadline = time.monotonic() + ORPHAN_SECONDS
@@ -131,6 +134,8 @@ class FramePool:
                 log.warning("%s", event["message"])
             elif kind == "error":
                 raise _error(event)
+        # What they hold, of a GPU above all, is wanted by what comes after the frames.
+        self._end()
 
     def _ask_for_preview(self) -> None:
         """Of the earliest frame that is being trained, once until it has come."""
@@ -168,7 +173,7 @@ class _Member:
         self.memory_bytes = event["memory_bytes"] or 0
 
     def tell(self, line: str) -> None:
-        with suppress(OSError):  # it has ended, and the end of its output says so
+        with suppress(OSError, ValueError):  # it has ended, and the end of its output says so
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
 
