@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ..render.backend import BACKENDS
-
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Where to train."""
@@ -19,6 +17,9 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """What draws."""
+    # Not above: a worker without numpy has to say so itself.
+    from ..render.backend import BACKENDS
+
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="default: CUDA where there is a GPU"
     )
