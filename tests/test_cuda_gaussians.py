@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from functools import partial
 
 import numpy as np
 import pytest
 from cuda_emulator import COMPILER, EmulatedDevice, build
 from test_gaussians2d import scene
+from test_video2d import group as any_group
 
 from peel4d.engine.errors import CoreError
 from peel4d.engine.render import cuda_kernels
@@ -42,17 +44,7 @@ def target_of(width: int, height: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def group(count: int = 300, frames: int = 5, orders=(3, 2), size=(64, 48)) -> Gop:
-    rng = np.random.default_rng(2)
-    arrays = (
-        rng.uniform(0, size, (count, 2)),
-        rng.normal(0.7, 0.4, (count, 2)),
-        rng.normal(0, 0.5, count),
-        rng.normal(0.1, 0.2, (count, 3)),
-        rng.normal(0, 0.5, (orders[0], count, 2)),
-        rng.normal(0, 0.02, (orders[1], count, 3)),
-    )
-    return Gop(frames, *size, *(array.astype(np.float32) for array in arrays))
+group = partial(any_group, seed=2)
 
 
 def assert_close(there: Gaussians2D, here: Gaussians2D, tolerance: float = 1e-5) -> None:

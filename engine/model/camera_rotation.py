@@ -10,7 +10,7 @@ import torch
 from ..render.camera import Camera
 
 #: Angles are in pixels of an image that is so many pixels long, at its centre.
-_REFERENCE_LONGER = 640.0
+REFERENCE_LONGER = 640.0
 
 
 class CameraRotation(torch.nn.Module):
@@ -31,7 +31,7 @@ class CameraRotation(torch.nn.Module):
     def __init__(self, cameras: Sequence[Camera], used: Sequence[int], centre: np.ndarray):
         super().__init__()
         unit = [
-            max(c.width, c.height) / _REFERENCE_LONGER / np.sqrt(c.K[0, 0] * c.K[1, 1])
+            max(c.width, c.height) / REFERENCE_LONGER / np.sqrt(c.K[0, 0] * c.K[1, 1])
             for c in cameras
         ]
         self.raw = torch.nn.Parameter(torch.zeros(len(cameras), 3))
@@ -83,8 +83,8 @@ def _own(
     for view in used:
         camera = cameras[view]
         away = centre - camera.centre
-        x, y, z = away / max(float(np.linalg.norm(away)), 1e-12)
-        motions[view, :, :3] = camera.R @ [[0, -z, y], [z, 0, -x], [-y, x, 0]]
+        away = away / max(float(np.linalg.norm(away)), 1e-12)
+        motions[view, :, :3] = camera.R @ _cross(torch.from_numpy(away)).numpy()
         motions[view, :, 3:] = camera.R
         motions[view] /= unit[view]
     motions = motions.reshape(-1, 6)

@@ -14,7 +14,7 @@ from ..geometry.background import BackgroundSettings, static_background
 from ..geometry.plane_sweep import SweepSettings
 from ..geometry.surface_fusion import FusionSettings
 from ..model.camera_color import CameraColor
-from ..model.camera_rotation import CameraRotation
+from ..model.camera_rotation import REFERENCE_LONGER, CameraRotation
 from ..model.points import ExplicitPoints
 from ..render.splats import SH_C0, Splats
 from .checkpoint import save_splats
@@ -117,7 +117,7 @@ def seen_by_mean_camera(splats: Splats, log_gain: torch.Tensor, offset: torch.Te
 def _say_moved(capture: Capture, views: list[int], rotation: CameraRotation) -> None:
     """Tell how far the cameras were turned, and warn of those that were far off."""
     moved = rotation.moved_pixels()
-    pixels = moved * [max(view.width, view.height) / 640 for view in capture.views]
+    pixels = moved * [max(view.width, view.height) / REFERENCE_LONGER for view in capture.views]
     log.info("cameras turned by %.2f pixels on average", pixels[views].mean())
     far = [view for view in views if moved[view] > _FAR_OFF]
     if far:

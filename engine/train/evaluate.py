@@ -53,8 +53,7 @@ def evaluate(
     render. only: the images to look at, (view, frame), of all these.
     A clip without a background is composited over the view's clean plate, or over black where there
     is none. An unseen camera has the colours of the rig's mean camera, and looks where the capture
-    says. Returns the stable form of
-    metrics.summarize.
+    says. Returns the stable form of metrics.summarize.
     """
     if region not in REGIONS:
         raise ReconstructionError(f"no region called '{region}'", hint="Use full or mask")

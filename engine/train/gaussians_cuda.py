@@ -155,8 +155,7 @@ def _check(position, cholesky, color, window, target) -> None:
             f"position {shapes[0]}, cholesky {shapes[1]} and color {shapes[2]} disagree",
             hint="Expected (N, 2), (N, 3) and (N, 3)",
         )
-    height, width = target.shape[:2] if target.ndim == 3 and target.shape[2] == 3 else (0, 0)
-    inside = 0 <= window.x <= width - window.width and 0 <= window.y <= height - window.height
+    inside = window.lies_in(target.shape)
     if not inside or target.dtype != torch.uint8 or not target.is_contiguous():
         raise CoreError("the target is no contiguous 8-bit picture that holds the window")
     if len({t.device for t in (position, cholesky, color, target)}) != 1:

@@ -66,6 +66,21 @@ class ImageSource(Protocol):
     def get(self, frame: int, view: int) -> TrainingImage | None: ...
 
 
+def without_outline(camera: Camera, rgb: np.ndarray, region: np.ndarray | None) -> TrainingImage:
+    """A whole image whose points are all that it shows: rgb (H, W, 3) uint8, region (H, W) bool
+    where colour counts, None for everywhere."""
+    truth = torch.from_numpy(np.array(rgb))
+    counts = _as_tensor(np.ones(rgb.shape[:2], bool) if region is None else region)
+    return TrainingImage(
+        camera=camera,
+        truth=truth,
+        background=torch.zeros_like(truth),
+        mask=None,
+        region=counts,
+        region_pixels=float(max(1, counts.sum())),
+    )
+
+
 class PlateImages:
     """Whole clean plates, by view, as images of a scene without a subject, on a device."""
 
@@ -74,16 +89,8 @@ class PlateImages:
     ):
         self._images = {}
         for view, plate in plates.items():
-            known = plate[..., 3:] > 0
-            truth = torch.from_numpy(np.ascontiguousarray(plate[..., :3]))
-            self._images[view] = TrainingImage(
-                camera=capture.camera(0, view),
-                truth=truth,
-                background=torch.zeros_like(truth),
-                mask=None,
-                region=torch.from_numpy(known),
-                region_pixels=float(max(1, known.sum())),
-            ).to(device)
+            image = without_outline(capture.camera(0, view), plate[..., :3], plate[..., 3] > 0)
+            self._images[view] = image.to(device)
 
     def get(self, frame: int, view: int) -> TrainingImage | None:
         """The plate of a view, in every frame."""

@@ -58,18 +58,19 @@ def initial_surface(
 
 
 def _surface(capture, reader, frame, seen, source, spacing, pixels):
+    given = {} if pixels is None else {"pixels_per_point": pixels}
     if source == "depth":
         depths = [reader.depth(frame, view) for view in seen.views]
         points = fuse_depth(
             seen.cameras,
             depths,
             seen.masks,
-            FusionSettings() if pixels is None else FusionSettings(pixels_per_point=pixels),
+            FusionSettings(**given),
             spacing=spacing,
         )
     else:
         bounds = capture.bounds
-        settings = HullSettings() if pixels is None else HullSettings(pixels_per_point=pixels)
+        settings = HullSettings(**given)
         points = visual_hull(seen.cameras, seen.masks, settings, bounds=bounds, spacing=spacing)
     if len(points.position) == 0:
         raise ReconstructionError(

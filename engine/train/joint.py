@@ -17,7 +17,7 @@ from ..machine import release_memory
 from ..model.joint_background import JointBackground
 from ..progress import Progress, ProgressCallback
 from .checkpoint import load_splats, load_tensors, save_splats
-from .images import TrainingImage
+from .images import TrainingImage, without_outline
 from .run import Run
 from .trainer import Job, train
 
@@ -38,23 +38,10 @@ class WholeImages:
     def __init__(self, capture: Capture, reader: ImageReader, device: torch.device):
         self._capture, self._reader, self._device = capture, reader, device
 
-    def get(self, frame: int, view: int) -> TrainingImage | None:
-        """One image; None where there is none."""
-        if (frame, view) not in self._capture.images:
-            return None
-        truth = torch.from_numpy(np.array(self._reader.image(frame, view)))
-        valid = self._reader.valid(frame, view)
-        region = torch.ones((*truth.shape[:2], 1), dtype=torch.bool)
-        if valid is not None:
-            region &= torch.from_numpy(valid[..., None].copy())
-        return TrainingImage(
-            camera=self._capture.camera(frame, view),
-            truth=truth,
-            background=torch.zeros_like(truth),
-            mask=None,
-            region=region,
-            region_pixels=float(max(1, region.sum())),
-        ).to(self._device)
+    def get(self, frame: int, view: int) -> TrainingImage:
+        """One image. Raises CaptureError where there is none."""
+        camera, rgb = self._capture.camera(frame, view), self._reader.image(frame, view)
+        return without_outline(camera, rgb, self._reader.valid(frame, view)).to(self._device)
 
 
 def joint_stage(run: Run, progress: ProgressCallback) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +18,9 @@ from ..render.cuda import CudaRenderer, device_clip, renderer
 from ..render.cuda_frame import DeviceScene, PixelGradients
 from ..render.settings import PeelSettings
 from ..render.splats import SH_COUNTS
-from ..video2d.cuda_gaussians import CudaGaussians
+
+if TYPE_CHECKING:
+    from ..video2d.cuda_gaussians import CudaGaussians
 
 _NAMES = ("position", "radius", "density", "color")
 

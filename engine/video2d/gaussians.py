@@ -137,8 +137,7 @@ def fit(
 
 def check_target(window: Window, target: np.ndarray) -> None:
     """Raise CoreError where `fit` cannot compare the window with this array."""
-    height, width = target.shape[:2] if target.ndim == 3 and target.shape[2] == 3 else (0, 0)
-    inside = 0 <= window.x <= width - window.width and 0 <= window.y <= height - window.height
+    inside = window.lies_in(target.shape)
     if not inside or target.dtype != np.uint8 or not target.flags.c_contiguous:
         raise CoreError("the target is no contiguous 8-bit picture that holds the window")
 
