@@ -150,6 +150,23 @@ def test_stored_camera_colours_need_no_points(ball_capture, tmp_path, monkeypatc
     assert spacing == 0.125 and folder.shared.is_file()
 
 
+class PowerCut(Exception):
+    pass
+
+
+def cut_power(monkeypatch) -> None:
+    """Let the 25th step of a training be its last."""
+    original, calls = trainer.picture_loss, []
+
+    def cut(*arguments):
+        calls.append(1)
+        if len(calls) == 25:
+            raise PowerCut
+        return original(*arguments)
+
+    monkeypatch.setattr(trainer, "picture_loss", cut)
+
+
 def test_an_interrupted_job_ends_where_an_uninterrupted_one_does(setup, tmp_path, monkeypatch):
     images, job, fresh = setup
     whole, color = fresh()
@@ -159,19 +176,8 @@ def test_an_interrupted_job_ends_where_an_uninterrupted_one_does(setup, tmp_path
     checkpoint = tmp_path / "running.safetensors"
     broken, color = fresh()
 
-    class PowerCut(Exception):
-        pass
-
     original = trainer.picture_loss
-    calls = []
-
-    def cut(*arguments):
-        calls.append(1)
-        if len(calls) == 25:
-            raise PowerCut
-        return original(*arguments)
-
-    monkeypatch.setattr(trainer, "picture_loss", cut)
+    cut_power(monkeypatch)
     with pytest.raises(PowerCut):
         train(broken, color, job, images, SETTINGS, checkpoint=checkpoint)
 
@@ -199,18 +205,11 @@ def test_an_interrupted_job_goes_on_with_its_cameras(setup, ball_capture, tmp_pa
     whole = turned()
     assert np.abs(whole).max() > 1e-5
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    checkpoint, calls, original = tmp_path / "running.safetensors", [], trainer.picture_loss
-
-    def cut(*arguments):
-        calls.append(1)
-        if len(calls) == 25:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    monkeypatch.setattr(trainer, "picture_loss", cut)
-    with pytest.raises(KeyboardInterrupt):
-        turned(checkpoint)
-    monkeypatch.setattr(trainer, "picture_loss", original)
+    checkpoint = tmp_path / "running.safetensors"
+    with monkeypatch.context() as patch:
+        cut_power(patch)
+        with pytest.raises(PowerCut):
+            turned(checkpoint)
     np.testing.assert_allclose(turned(checkpoint), whole, atol=1e-6)
 
 
