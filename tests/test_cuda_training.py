@@ -76,7 +76,7 @@ def pools(monkeypatch):
             raise ReconstructionError("far enough")
 
     monkeypatch.setattr(frame_pool, "FramePool", Pool)
-    monkeypatch.setattr(frame_pool, "processors", lambda: 64)
+    monkeypatch.setattr(frame_pool, "cores", lambda: 64)
     return asked
 
 

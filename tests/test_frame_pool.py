@@ -122,10 +122,10 @@ def test_how_many(monkeypatch):
     def asked(jobs, units, *, memory=None, **gpu):
         return jobs_for(jobs, units, memory=memory, **gpu)
 
-    monkeypatch.setattr(frame_pool, "processors", lambda: 2)
+    monkeypatch.setattr(frame_pool, "cores", lambda: 2)
     assert [asked(None, units) for units in (1, 2, 4, 30)] == [1, 1, 2, 2]
     assert asked(5, 3) == 3 and asked(1, 30) == 1
-    monkeypatch.setattr(frame_pool, "processors", lambda: 64)
+    monkeypatch.setattr(frame_pool, "cores", lambda: 64)
     assert asked(None, 30, gpu=True) == 8 and asked(None, 6, gpu=True) == 3
     assert [asked(None, 30, memory=n << 30) for n in (1, 3, 4, 100)] == [1, 1, 2, 8]
     assert [asked(None, 30, gpu=True, vram=n << 30) for n in (1, 3, 8, 80)] == [1, 2, 7, 8]

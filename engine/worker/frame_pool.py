@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import PeelError, ReconstructionError
+from ..machine import cores
 from ..progress import ProgressCallback
 from ..train.checkpoint import load_splats
 from ..train.frames import FrameProgress, Unit, seconds_for
@@ -34,14 +35,6 @@ _PROCESS_BYTES, _OWN_BYTES = 1 << 30, 3 << 29
 _PROCESS_VRAM = 1 << 30
 #: Seconds between looks at the watch.
 _POLL = 0.05
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # Windows, macOS
-        return os.cpu_count() or 1
 
 
 class FramePool:
@@ -70,7 +63,7 @@ class FramePool:
         self._members: list[_Member] = []
 
     def __enter__(self) -> FramePool:
-        threads = max(1, processors() // self._jobs)
+        threads = max(1, cores() // self._jobs)
         command = [sys.executable, str(_LAUNCH), "frames", str(self._output), *self._options]
         for _ in range(self._jobs):
             self._members.append(_Member(command, threads, self._events))
@@ -229,7 +222,7 @@ def jobs_for(
     """
     if jobs is None:
         # A start costs as much as two or three frames.
-        jobs = min(_MOST, processors() // 2 if gpu else processors(), units // 2)
+        jobs = min(_MOST, cores() // 2 if gpu else cores(), units // 2)
         if memory is not None:
             jobs = min(jobs, (memory - _OWN_BYTES) // _PROCESS_BYTES)
         if gpu and vram is not None:
