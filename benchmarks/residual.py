@@ -47,7 +47,7 @@ from peel4d.engine.train.residual import (
     TrainedFragment,
     train_fragment,
 )
-from peel4d.engine.train.residual_clip import encoder_of, open_source, source_frame
+from peel4d.engine.train.residual_clip import encoder_of, source_footage, source_frame
 from peel4d.engine.train.residual_settings import PRESETS, ResidualSettings
 from peel4d.engine.train.run import Run
 
@@ -315,11 +315,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     folder = Folder(options.directory)
-    run = open_source(folder)
+    run = source_footage(folder).open()
     labels = [
         n for n in select_frames(run.capture, options.frames) if n in load_plan(folder).frames
     ]
-    run = open_source(folder, frames=labels)
+    run = source_footage(folder, frames=labels).open()
     bench = Bench(run, options.output, options.presets, ablations=not options.no_ablations)
     if options.only:
         bench.keep(options.only)

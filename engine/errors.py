@@ -27,6 +27,17 @@ class PeelError(Exception):
         text = f"{self.where}: {what}" if self.where else what
         super().__init__(f"{text}. {hint}" if hint else text)
 
+    def __reduce__(self):
+        # Exceptions are made anew by their text alone; these have named parts.
+        return _same_error, (type(self), self.args, self.__dict__)
+
+
+def _same_error(kind: type[PeelError], arguments: tuple, state: dict) -> PeelError:
+    """An error as another process raised it."""
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
+
 
 class CaptureError(PeelError):
     """A capture cannot be read: missing, unsupported, inconsistent calibration or images."""

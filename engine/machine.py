@@ -20,12 +20,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def machine_bytes() -> int | None:
+    """Physical memory of the machine."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def machine() -> dict[str, object]:
     """Processor, cores, system and graphics card."""
+    memory = machine_bytes()
     return {
         "processor": _processor(),
         "cores": cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": None if memory is None else round(memory / 2**30, 1),
         "system": platform.platform(),
         "gpu": _gpu(),
     }
@@ -50,13 +59,6 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def _gpu() -> str | None:

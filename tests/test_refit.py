@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from peel4d.engine.capture.detect import open_capture
+from peel4d.engine.capture.images import UnreadableImage
 from peel4d.engine.cli.main import main
 from peel4d.engine.clip.pack import PackSettings, pack
 from peel4d.engine.clip.predictive import Steps, decode_predictive, encode_predictive
 from peel4d.engine.clip.reader import ClipReader
-from peel4d.engine.errors import ClipError, ReconstructionError
+from peel4d.engine.errors import CaptureError, ClipError, ReconstructionError
 from peel4d.engine.model.lattice_points import LatticePoints
 from peel4d.engine.render.splats import Splats
 from peel4d.engine.train.evaluate import evaluate
@@ -97,6 +98,27 @@ def test_a_fitted_clip_is_nearer_the_footage(folder, ball_capture, tmp_path):
     assert second.nbytes < 1.02 * first.nbytes
     with ClipReader(fitted) as reader:
         assert reader.info.provenance["packed"]["fitted"] is True
+
+
+def test_processes_make_the_same_clip(folder, ball_capture, tmp_path):
+    settings, files = PackSettings(coarseness=3.0), []
+    for jobs in (1, 2):
+        files.append(tmp_path / f"{jobs}.p4d")
+        with Refit(folder, ball_capture, jobs=jobs, device="cpu") as fitter:
+            pack(folder, files[-1], settings, fitter=fitter)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_goes_wrong_in_a_process_says_so_here(folder, ball_capture, tmp_path):
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(ball_capture, spoilt)
+    image = next((spoilt / "images" / "03").glob("*1.*"))
+    with Refit(folder, spoilt, jobs=2, device="cpu") as fitter:
+        image.write_bytes(b"not an image")  # after the capture was looked at
+        with pytest.raises(CaptureError, match="03") as caught:
+            pack(folder, tmp_path / "a.p4d", PackSettings(coarseness=3.0), fitter=fitter)
+    assert isinstance(caught.value, UnreadableImage) and caught.value.file == image
+    assert not (tmp_path / "a.p4d").exists()
 
 
 def test_on_the_command_line_it_is_twice_as_coarse(folder, ball_capture, tmp_path, capsys):

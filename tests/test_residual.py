@@ -36,8 +36,8 @@ from peel4d.engine.train.residual import TrainedFragment, train_fragment
 from peel4d.engine.train.residual_clip import (
     encoder_of,
     merged,
-    open_source,
     pack_residual,
+    source_footage,
     source_frame,
 )
 from peel4d.engine.train.residual_settings import PRESETS, ResidualSettings
@@ -84,7 +84,7 @@ def folder(ball_capture, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    return open_source(Folder(folder))
+    return source_footage(Folder(folder)).open()
 
 
 @pytest.fixture(scope="module")
@@ -429,6 +429,13 @@ def test_the_command_packs_and_scores(folder, tmp_path):
         assert result.returncode == 0, result.stderr
         scores.append(json.loads(result.stdout)["mean"]["psnr"])
     assert scores[1] > scores[0] - 0.7
+
+
+def test_processes_make_the_same_clip(folder, tmp_path):
+    files = [tmp_path / f"{jobs}.p4d" for jobs in (1, 2)]
+    for jobs, file in enumerate(files, 1):
+        pack_residual(folder, file, FEW, jobs=jobs)
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_size_and_a_psnr_are_met(folder, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 from .console import progress_reporter
@@ -97,10 +98,10 @@ def _rate(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise needs(error) from error
     output = options.output or options.capture
-    with progress_reporter(json_lines=False) as progress:
-        fitter = None
-        if options.footage is not None:
-            fitter = Refit(options.capture, options.footage, device=options.device)
+    fitting = nullcontext()
+    if options.footage is not None:
+        fitting = Refit(options.capture, options.footage, jobs=options.jobs, device=options.device)
+    with progress_reporter(json_lines=False) as progress, fitting as fitter:
         result = rate_distortion.measure_rate(
             options.capture, region=options.region, fitter=fitter, progress=progress
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,9 +57,8 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--jobs",
         type=positive_int,
-        default=1,
         metavar="N",
-        help="processes that tune codes (default 1)",
+        help="processes that learn from the footage (default: as many as use the machine well)",
     )
     parser.add_argument(
         "--tuning",
@@ -126,10 +126,11 @@ def run(options: argparse.Namespace) -> int:
         if options.codec in FIELD_CODECS:
             packed = _pack_fields(options, settings, progress)
         else:
-            fitter = None if options.capture is None else _fitter(options, progress)
-            packed = pack(
-                options.source, options.output, settings, fitter=fitter, progress=progress
-            )
+            fitting = nullcontext() if options.capture is None else _fitter(options, progress)
+            with fitting as fitter:
+                packed = pack(
+                    options.source, options.output, settings, fitter=fitter, progress=progress
+                )
     frames = packed.info.frame_count
     result = {
         "clip": str(options.output),
@@ -152,7 +153,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _fitter(options: argparse.Namespace, progress: ProgressCallback) -> Fitter:
+def _fitter(
+    options: argparse.Namespace, progress: ProgressCallback
+) -> AbstractContextManager[Fitter]:
     if not options.source.is_dir():
         raise ClipError(
             "only the clip of a reconstruction's folder can be fitted to its footage",
@@ -165,6 +168,7 @@ def _fitter(options: argparse.Namespace, progress: ProgressCallback) -> Fitter:
     return Refit(
         options.source,
         options.capture,
+        jobs=options.jobs,
         max_memory=options.max_memory,
         device=options.device,
         progress=progress,
@@ -206,6 +210,7 @@ def _pack_fields(
                 target=target,
                 capture=options.capture,
                 jobs=options.jobs,
+                max_memory=options.max_memory,
                 progress=progress,
             )
     except ModuleNotFoundError as error:
@@ -229,6 +234,8 @@ def _pack_residual(
         settings,
         target=target,
         capture=options.capture,
+        jobs=options.jobs,
+        max_memory=options.max_memory,
         progress=progress,
     )
 

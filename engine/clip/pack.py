@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,7 +77,7 @@ class Fitter(Protocol):
     """Makes the best of points on lattices: fits them to the footage again.
 
     steps: of the lattices. cell: width of the positions' grid, world units. What comes back is on
-    the lattices, in the order that went in. Raises PeelError.
+    the lattices, in the order that went in. Called from several threads at once. Raises PeelError.
     """
 
     def frame(self, index: int, splats: Splats, steps: Steps, cell: float) -> Splats: ...
@@ -191,7 +190,6 @@ class _Job:
                 hint="Leave out --capture, or use --codec predictive",
             )
         self.reader, self.settings, self.fitter = reader, settings, fitter
-        self._fitting = threading.Lock()
         self.cameras = [camera.camera() for camera in reader.info.cameras if camera.train]
         if settings.target_psnr is not None:
             sampled_cameras(reader)  # which there must be
@@ -202,25 +200,27 @@ class _Job:
         """The clip with these steps."""
         reader, settings = self.reader, self.settings
         info, encoder = reader.info, self.encoder(coarseness)
-        static = self.fitted_static(encoder)
 
-        def points(index: int) -> Splats:
+        def points(index: int | None) -> Splats | None:
+            """Of a frame, or the static ones."""
+            if index is None:
+                return self.fitted_static(encoder)
             return self.fitted(index, self.pruned(index), encoder)
 
-        kept, before = (0, 0) if static is None else (len(static), info.static_points)
+        with closing(_in_threads(points, [None, *range(info.frame_count)])) as parts:
+            static = next(parts)
+            kept, before = (0, 0) if static is None else (len(static), info.static_points)
 
-        def frames() -> Iterator[Splats]:
-            nonlocal kept, before
-            with closing(_in_threads(points, range(info.frame_count))) as parts:
+            def frames() -> Iterator[Splats]:
+                nonlocal kept, before
                 for index, splats in enumerate(parts):
                     kept, before = kept + len(splats), before + info.points[index]
                     progress(Progress("pack", index + 1, info.frame_count))
                     yield splats
 
-        with closing(frames()) as source:
             written = write_packed(
                 output,
-                source,
+                frames(),
                 info,
                 static=static,
                 encoder=encoder,
@@ -279,15 +279,13 @@ class _Job:
         """The points of a frame as the footage likes them best on the encoder's lattices."""
         if self.fitter is None or not len(splats):
             return splats
-        with self._fitting:
-            return self.fitter.frame(index, splats, encoder.steps, encoder.cell)
+        return self.fitter.frame(index, splats, encoder.steps, encoder.cell)
 
     def fitted_static(self, encoder: Encoder) -> Splats | None:
         static = self.static()
         if self.fitter is None or static is None or not len(static):
             return static
-        with self._fitting:
-            return self.fitter.static(static, encoder.static_steps, encoder.static_cell)
+        return self.fitter.static(static, encoder.static_steps, encoder.static_cell)
 
     def pruned(self, index: int) -> Splats:
         """The points of a frame that are worth keeping, without the static ones."""

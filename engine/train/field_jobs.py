@@ -1,42 +1,79 @@
-"""The work that bases and fragments of the codebook codec make, in processes of their own.
+"""The work that codecs of fields make, in parts that processes of their own can do.
 
-Bases know nothing of each other, and fragments nothing but their base; a process opens the footage
-once for all its jobs.
+Units know nothing of each other, nor do their bases, and fragments nothing but their base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-from ..capture.detect import open_capture
 from ..clip.codebook import Changes, decode_base, encode_base, encode_changes
 from ..clip.field_shape import shape_header
 from ..clip.fragment import Member
-from ..errors import PeelError
-from ..progress import Progress, ProgressCallback
-from .checkpoint import load_field
-from .codebook import CodebookSettings, build_base
-from .finished import open_finished
+from ..clip.reader import ClipReader
+from ..render.importance import importance, worth_keeping
+from .checkpoint import load_field, load_splats, load_tensors, save_field
+from .codebook import CodebookSettings, build_base, texel_importance
+from .distill import distill
+from .footage_pool import Footage, opened
 from .plan import Folder, Plan
 from .plane_field import plane_field
-from .run import Run
 from .tune_codes import dynamic_codes, tune_base
 
 
-@dataclass(frozen=True)
-class Footage:
-    """The reconstruction whose images codes learn from, as every process opens it."""
+@dataclass(frozen=True, eq=False)
+class UnitJob:
+    """The field of frames that share one, and which of their points a clip needs.
+
+    labels: of the frames. prune: as in `clip.pack.PackSettings`. steps: of fitting a field to the
+    points, where they were trained without. place: the folder for such a field.
+    """
 
     root: Path
     plan: Plan
-    max_memory: int | None
+    labels: tuple[int, ...]
+    prune: float
+    frame_steps: int
+    place: Path
+
+    def run(self, footage: Footage | None) -> UnitField:
+        folder = Folder(self.root)
+        with ClipReader(folder.clip) as reader:
+            info = reader.info
+        cameras = [camera.camera() for camera in info.cameras if camera.train]
+        worth, frames = [], []
+        for label in self.labels:
+            splats = load_splats(folder.frame(label))
+            worth.append(worth_keeping(splats, cameras, info.settings, self.prune))
+            frames.append(splats.select(worth[-1]))
+        weights = [
+            importance(splats, cameras, info.settings) if cameras else np.ones(len(splats))
+            for splats in frames
+        ]
+        path, errors = folder.field(self.labels[0]), {}
+        trained = self.plan.settings.model == "field" and path.is_file()
+        if not (trained and load_field(path)[1] == self.labels):
+            spacing = float(load_tensors(folder.shared)[1]["spacing"])
+            steps = self.frame_steps * len(self.labels)
+            distilled = distill(frames, weights, spacing, self.plan.settings, steps=steps)
+            path, errors = self.place / path.name, distilled.errors
+            save_field(path, distilled.model, self.labels)
+        planes = plane_field(load_field(path)[0])
+        return UnitField(path, tuple(texel_importance(planes, frames, weights)), worth, errors)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitField:
+    """path: of the field's checkpoint. importance: of its texels, per group of planes. worth: of
+    every frame (N,) bool, the points to keep. errors: of a field that was fitted to points."""
+
+    path: Path
+    importance: tuple[np.ndarray, ...]
+    worth: list[np.ndarray]
+    errors: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,49 +127,3 @@ class ChangesJob:
             steps=self.steps,
         )
         return encode_changes(base, changes)
-
-
-@lru_cache(maxsize=1)
-def opened(footage: Footage) -> Run:
-    """The images of a reconstruction, ready to learn from. Raises PeelError."""
-    plan = footage.plan
-    capture = open_capture(plan.capture, size=plan.size)
-    run = open_finished(plan, Folder(footage.root), capture, max_memory=footage.max_memory)
-    run.color.requires_grad_(False)
-    return run
-
-
-def in_processes(
-    jobs: Sequence[BaseJob | ChangesJob],
-    footage: Footage | None,
-    processes: int,
-    progress: ProgressCallback,
-    stage: str,
-) -> Iterator[Member]:
-    """What the jobs make, in their order. Raises PeelError."""
-    processes = max(1, min(processes, len(jobs)))
-    if processes == 1:
-        for number, job in enumerate(jobs):
-            yield job.run(footage)
-            progress(Progress(stage, number + 1, len(jobs)))
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_work, job, footage) for job in jobs]
-        try:
-            for number, future in enumerate(waiting):
-                member, problem = future.result()
-                if problem is not None:
-                    raise PeelError(problem[0], where=problem[1], hint=problem[2])
-                yield member
-                progress(Progress(stage, number + 1, len(jobs)))
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _work(job: BaseJob | ChangesJob, footage: Footage | None):
-    """A job's member, or what went wrong: errors with named parts do not survive the way back."""
-    try:
-        return job.run(footage), None
-    except PeelError as error:
-        return None, (error.what, error.where, error.hint)

@@ -24,14 +24,12 @@ from ..clip.reader import ClipReader
 from ..clip.target import Target, clip_psnr, trial_file
 from ..errors import CaptureError, ClipError, PeelError
 from ..progress import Progress, ProgressCallback, silent
-from ..render.importance import importance, worth_keeping
 from ..render.splats import Splats
-from .checkpoint import load_field, load_splats, load_tensors, save_field
-from .codebook import CodebookSettings, texel_importance
-from .distill import distill
-from .field_jobs import BaseJob, ChangesJob, Footage, in_processes
+from .checkpoint import load_field, load_splats
+from .codebook import CodebookSettings
+from .field_jobs import BaseJob, ChangesJob, UnitJob
 from .finished import finished_plan, missing
-from .frames import Unit
+from .footage_pool import Footage, FootagePool, processes_for
 from .plan import FRAGMENT_FRAMES, Folder, Plan
 from .plane_field import plane_field
 
@@ -76,7 +74,7 @@ def pack_fields(
     *,
     target: Target | None = None,
     capture: Path | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     max_memory: int | None = None,
     progress: ProgressCallback = silent,
 ) -> Packed:
@@ -85,7 +83,8 @@ def pack_fields(
     Where frames were trained without a field, one is fitted to their points first. target: looks
     for the coarseness that just meets it, with fields that stay what they are. capture: the
     footage, if it is not where the reconstruction found it; without it codes cannot be tuned, which
-    is said. jobs: processes. Raises PeelError; an older `output` then stays as it was.
+    is said. jobs: processes, None for as many as use the machine well. Raises PeelError; an older
+    `output` then stays as it was.
     """
     settings, output = settings or FieldPackSettings(), Path(output)
     clip = Folder(Path(directory)).clip
@@ -103,7 +102,7 @@ def prepare_fields(
     settings: FieldPackSettings,
     *,
     capture: Path | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     max_memory: int | None = None,
     progress: ProgressCallback = silent,
 ) -> FieldPacker:
@@ -114,30 +113,29 @@ def prepare_fields(
     plan = finished_plan(folder)
     with ClipReader(folder.clip) as reader:
         info, source_nbytes = reader.info, reader.total_nbytes
-    cameras = [camera.camera() for camera in info.cameras if camera.train]
     footage = None
     if settings.codec == codebook.NAME and (settings.tuning or settings.dynamic):
         footage = _footage(folder, plan, capture, max_memory)
     size = FRAGMENT_FRAMES if plan.settings.model == "field" else settings.base_frames
     units = [plan.frames[first : first + size] for first in range(0, len(plan.frames), size)]
-    with tempfile.TemporaryDirectory() as place:
+    parts = len(plan.frames) // settings.fragment if settings.dynamic else len(units)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        FootagePool(footage, processes_for(jobs, parts, footage)) as pool,
+    ):
+        per_frame = settings.prune, settings.distill_steps
+        work = [UnitJob(folder.root, plan, unit, *per_frame, Path(place)) for unit in units]
         bases: list[BaseJob] = []
         worth: dict[int, np.ndarray] = {}
-        for number, unit in enumerate(units):
-            frames = []
-            for label in unit:
-                splats = load_splats(folder.frame(label))
-                worth[label] = worth_keeping(splats, cameras, info.settings, settings.prune)
-                frames.append(splats.select(worth[label]))
-            weights = [
-                importance(splats, cameras, info.settings) if cameras else np.ones(len(splats))
-                for splats in frames
-            ]
-            path = _field(folder, plan, unit, frames, weights, settings, Path(place))
-            planes = plane_field(load_field(path)[0])
-            bases.append(BaseJob(path, unit, tuple(texel_importance(planes, frames, weights))))
-            progress(Progress("fields", number + 1, len(units)))
-        shared = _encoded(bases, settings, footage, jobs, progress)
+        for unit, made in zip(units, pool.each(work, progress, "fields"), strict=True):
+            if made.errors:
+                errors = ", ".join(f"{name} {error:.3f}" for name, error in made.errors.items())
+                log.info(
+                    "frames %d to %d: a field was fitted, errors: %s", unit[0], unit[-1], errors
+                )
+            worth.update(zip(unit, made.worth, strict=True))
+            bases.append(BaseJob(made.path, unit, made.importance))
+        shared = _encoded(bases, settings, pool, progress)
     return FieldPacker(
         folder, plan, info, source_nbytes, settings, worth, shared, footage is not None
     )
@@ -242,36 +240,10 @@ def _footage(
     return Footage(folder.root, replace(plan, capture=str(where.resolve())), max_memory)
 
 
-def _field(
-    folder: Folder,
-    plan: Plan,
-    unit: Unit,
-    frames: Sequence[Splats],
-    weights: Sequence[np.ndarray],
-    settings: FieldPackSettings,
-    place: Path,
-) -> Path:
-    """The checkpoint of a unit's field, which is made from its points where there is none."""
-    path = folder.field(unit[0])
-    if path.is_file() and plan.settings.model == "field":
-        _, labels = load_field(path)
-        if labels == tuple(unit):
-            return path
-    spacing = float(load_tensors(folder.shared)[1]["spacing"])
-    steps = settings.distill_steps * len(unit)
-    distilled = distill(frames, weights, spacing, plan.settings, steps=steps)
-    errors = ", ".join(f"{name} {error:.3f}" for name, error in distilled.errors.items())
-    log.info("frames %d to %d: a field was fitted, errors: %s", unit[0], unit[-1], errors)
-    path = place / f"{unit[0]:06d}.safetensors"
-    save_field(path, distilled.model, unit)
-    return path
-
-
 def _encoded(
     bases: Sequence[BaseJob],
     settings: FieldPackSettings,
-    footage: Footage | None,
-    jobs: int,
+    pool: FootagePool,
     progress: ProgressCallback,
 ) -> EncodedField:
     if settings.codec == kplanes.NAME:
@@ -283,7 +255,7 @@ def _encoded(
         ]
         return EncodedField(kplanes.NAME, members)
     ready = [replace(base, settings=settings.codes, steps=settings.tuning) for base in bases]
-    encoded = list(in_processes(ready, footage, jobs, progress, "codes"))
+    encoded = list(pool.each(ready, progress, "codes"))
     # Without codes of their own there is nothing that fragments would differ in.
     size = settings.fragment if settings.dynamic else max(len(base.labels) for base in bases)
     fragments = [
@@ -299,7 +271,7 @@ def _encoded(
         for base, member in zip(bases, encoded, strict=True)
         for first in range(0, len(base.labels), size)
     ]
-    changes = in_processes(fragments, footage, jobs, progress, "fragments")
+    changes = pool.each(fragments, progress, "fragments")
     numbers = {base.labels: number for number, base in enumerate(bases)}
     members = [
         EncodedFragment(member, job.frames, numbers[job.labels])

@@ -8,7 +8,8 @@ same steps, or the same at twice as long ones. Source: the joint optimisation of
 
 from __future__ import annotations
 
-from dataclasses import replace
+import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,11 @@ from ..errors import ReconstructionError
 from ..model.lattice_points import LatticePoints
 from ..progress import ProgressCallback, silent
 from ..render.splats import Splats
-from .finished import finished_plan, missing, open_finished
+from .finished import finished_plan, missing
+from .footage_pool import Footage, FootagePool, opened, processes_for
 from .images import ImageSource, PlateImages
 from .plan import Folder, Plan
-from .run import training_device
-from .settings import TrainSettings
+from .run import Run
 from .trainer import Job, train
 from .watch import UNWATCHED, Watch
 
@@ -41,9 +42,10 @@ _TURNED = 0.05
 class Refit:
     """The footage of a finished reconstruction; a `Fitter` of `engine/clip/pack.py`.
 
-    directory: its folder. capture: where the footage is now, if it has moved. watch: may end the
-    work after any step. Raises PeelError: the capture must have the views, frames and cameras that
-    were reconstructed.
+    directory: its folder. capture: where the footage is now, if it has moved. jobs: processes that
+    fit frames; None for as many as use the machine well. watch: may end the work after any step, of
+    one process. A context manager. Raises PeelError: the capture must have the views, frames and
+    cameras that were reconstructed.
     """
 
     def __init__(
@@ -51,55 +53,75 @@ class Refit:
         directory: Path,
         capture: Path | None = None,
         *,
+        jobs: int | None = 1,
         max_memory: int | None = None,
         device: str = "auto",
         progress: ProgressCallback = silent,
         watch: Watch = UNWATCHED,
     ):
         folder = Folder(Path(directory))
-        plan = finished_plan(folder, capture)
-        opened = open_capture(plan.capture, size=plan.size)
-        _check_same(opened, plan, folder)
-        self._run = open_finished(
-            plan,
-            folder,
-            opened,
-            max_memory=max_memory,
-            device=training_device(device),
-            progress=progress,
-            watch=watch,
-        )
+        self._plan = finished_plan(folder, capture)
+        opened = open_capture(self._plan.capture, size=self._plan.size)
+        _check_same(opened, self._plan, folder)
+        footage = Footage(folder.root, self._plan, max_memory, device)
+        self._alone = threading.Lock()
+        self._run = self._pool = None
+        # The static points are one job among those of the frames.
+        processes = processes_for(jobs, len(self._plan.frames), footage)
+        if processes > 1:
+            self._pool = FootagePool(footage, processes)
+        else:
+            self._run = footage.open(progress, watch)
+
+    def __enter__(self) -> Refit:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._pool is not None:
+            self._pool.close()
 
     def frame(self, index: int, splats: Splats, steps: Steps, cell: float) -> Splats:
-        run = self._run
-        frame = run.capture.frames.index(run.plan.frames[index])
-        views = tuple(run.images.usable(frame, run.views))
-        job = Job(f"refit-{run.plan.frames[index]}", (frame,), (views,))
-        settings = replace(run.plan.settings, steps=_STEPS)
-        return self._fitted(splats, steps, cell, job, run.images, settings)
+        return self._fitted(_Fit(self._plan.frames[index], splats, steps, cell))
 
     def static(self, splats: Splats, steps: Steps, cell: float) -> Splats:
-        run = self._run
-        used = tuple(view for view in run.views if view in run.plates)
-        images = PlateImages(run.capture, {view: run.plates[view] for view in used}, run.device)
-        settings = replace(run.plan.settings.for_background, steps=_STATIC_STEPS)
-        return self._fitted(splats, steps, cell, Job("refit", (0,), (used,)), images, settings)
+        return self._fitted(_Fit(None, splats, steps, cell))
 
-    def _fitted(
-        self,
-        splats: Splats,
-        steps: Steps,
-        cell: float,
-        job: Job,
-        images: ImageSource,
-        settings: TrainSettings,
-    ) -> Splats:
+    def _fitted(self, fit: _Fit) -> Splats:
+        if self._pool is not None:
+            return self._pool.do(fit)
+        with self._alone:
+            return fit.on(self._run)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Points to be fitted: those of the frame with this label, or the static ones (None)."""
+
+    label: int | None
+    splats: Splats
+    steps: Steps
+    cell: float
+
+    def run(self, footage: Footage) -> Splats:
+        return self.on(opened(footage))
+
+    def on(self, run: Run) -> Splats:
+        if self.label is None:
+            used = tuple(view for view in run.views if view in run.plates)
+            images: ImageSource = PlateImages(
+                run.capture, {view: run.plates[view] for view in used}, run.device
+            )
+            settings = replace(run.plan.settings.for_background, steps=_STATIC_STEPS)
+            job = Job("refit", (0,), (used,))
+        else:
+            frame = run.capture.frames.index(self.label)
+            images, settings = run.images, replace(run.plan.settings, steps=_STEPS)
+            job = Job(f"refit-{self.label}", (frame,), (tuple(images.usable(frame, run.views)),))
         if not any(job.views):
-            return splats  # nothing to learn from
-        run = self._run
-        price = _BIT_PRICE * steps.color**2
-        model = LatticePoints(splats, steps, cell, run.spacing, weight=price).to(run.device)
-        train(model, run.color, job, images, settings, watch=run.watch)
+            return self.splats  # nothing to learn from
+        price = _BIT_PRICE * self.steps.color**2
+        model = LatticePoints(self.splats, self.steps, self.cell, run.spacing, weight=price)
+        train(model.to(run.device), run.color, job, images, settings, watch=run.watch)
         with torch.no_grad():
             return model().to_splats()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from ..clip.reader import ClipReader
 from ..clip.residual import NAME, encode_residual
 from ..clip.target import Target, clip_psnr, trial_file
 from ..errors import CaptureError, ReconstructionError
-from ..progress import Progress, ProgressCallback, silent
+from ..progress import ProgressCallback, silent
 from ..render.importance import importance, worth_keeping
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
 from .checkpoint import load_splats
-from .finished import finished_plan, missing, open_finished
+from .finished import finished_plan, missing
+from .footage_pool import Footage, FootagePool, opened, processes_for
 from .plan import Folder, load_plan
 from .residual import SourceFrame, TrainedFragment, train_fragment
 from .residual_settings import ResidualSettings
@@ -46,6 +48,7 @@ def pack_residual(
     target: Target | None = None,
     capture: Path | None = None,
     frames: Sequence[int] | None = None,
+    jobs: int | None = None,
     max_memory: int | None = None,
     progress: ProgressCallback = silent,
 ) -> Packed:
@@ -54,117 +57,123 @@ def pack_residual(
     directory: of a finished reconstruction of explicit points. target: looks for lambda and steps
     that just meet it, with the fragment in the middle of the clip, which is trained several times.
     capture: where it is now, if it has been moved. frames: labels, consecutive ones of the
-    reconstruction's; default all. Raises PeelError; an older `output` then stays as it was.
+    reconstruction's; default all. jobs: processes that train fragments, None for as many as use the
+    machine well. Raises PeelError; an older `output` then stays as it was.
     """
     folder, output = Folder(Path(directory)), Path(output)
     refuse_own_source(folder.clip, output)
-    run = open_source(folder, capture, frames, max_memory=max_memory, progress=progress)
-    if target is None:
-        return _packed(run, output, settings, run.plan.frames, 1.0, progress)
-    with trial_file(output) as trial:
-        wanted = target
-        for _ in range(_WHOLE_TRIALS):
-            factor = _factor(run, settings, wanted, trial, progress)
-            packed = _packed(run, trial, settings.scaled(factor), run.plan.frames, factor, progress)
-            if target.nbytes is None or packed.nbytes <= target.nbytes:
-                trial.replace(output)
-                return packed
-            # The other fragments are larger than the one in the middle.
-            wanted = Target(nbytes=int(0.97 * wanted.nbytes * target.nbytes / packed.nbytes))
-        raise target.unreachable(folder.root)
+    footage = source_footage(folder, capture, frames, max_memory=max_memory)
+    labels = footage.plan.frames
+    processes = processes_for(jobs, math.ceil(len(labels) / settings.gop), footage)
+    with FootagePool(footage, processes) as pool:
+        source = _Source(folder, labels, pool)
+        if target is None:
+            return source.packed(output, settings, labels, 1.0, progress)
+        with trial_file(output) as trial:
+            wanted = target
+            for _ in range(_WHOLE_TRIALS):
+                factor = source.factor(settings, wanted, trial, progress)
+                scaled = settings.scaled(factor)
+                packed = source.packed(trial, scaled, labels, factor, progress)
+                if target.nbytes is None or packed.nbytes <= target.nbytes:
+                    trial.replace(output)
+                    return packed
+                # The other fragments are larger than the one in the middle.
+                wanted = Target(nbytes=int(0.97 * wanted.nbytes * target.nbytes / packed.nbytes))
+            raise target.unreachable(folder.root)
 
 
-def _factor(
-    run: Run, settings: ResidualSettings, target: Target, trial: Path, progress: ProgressCallback
-) -> float:
-    """Of the steps with which the fragment in the middle of the clip meets the target."""
-    labels = run.plan.frames
-    first = len(labels) // 2 // settings.gop * settings.gop
-    group = labels[first : first + settings.gop]
-    # A shorter one at the end of a clip is no measure of the others.
-    if len(group) < settings.gop and first:
-        first -= settings.gop
+@dataclass(frozen=True, eq=False)
+class FragmentJob:
+    """Frames, by their labels, that are trained one after the other."""
+
+    labels: tuple[int, ...]
+    settings: ResidualSettings
+
+    def run(self, footage: Footage) -> TrainedFragment:
+        run = opened(footage)
+        sources = [source_frame(run, label, self.settings) for label in self.labels]
+        return train_fragment(
+            sources, run.spacing, run.color, run.images, run.plan.settings, self.settings
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A finished reconstruction, the labels of its frames to be packed, and who trains them."""
+
+    folder: Folder
+    labels: Sequence[int]
+    pool: FootagePool
+
+    def factor(
+        self, settings: ResidualSettings, target: Target, trial: Path, progress: ProgressCallback
+    ) -> float:
+        """Of the steps with which the fragment in the middle of the clip meets the target."""
+        labels = self.labels
+        first = len(labels) // 2 // settings.gop * settings.gop
         group = labels[first : first + settings.gop]
-    with ClipReader(run.folder.clip) as original:
-        before = load_plan(run.folder).frames.index(group[0])
+        # A shorter one at the end of a clip is no measure of the others.
+        if len(group) < settings.gop and first:
+            first -= settings.gop
+            group = labels[first : first + settings.gop]
+        with ClipReader(self.folder.clip) as original:
+            before = load_plan(self.folder).frames.index(group[0])
 
-        def measure(factor: float) -> float:
-            packed = _packed(run, trial, settings.scaled(factor), group, factor, progress)
-            with ClipReader(trial) as coded:
-                if target.psnr is not None:
-                    return clip_psnr(original, coded, before)
-                own = sum(map(coded.frame_nbytes, range(len(group))))
-                return packed.nbytes + (own + coded.shared_nbytes) * (len(labels) / len(group) - 1)
+            def measure(factor: float) -> float:
+                packed = self.packed(trial, settings.scaled(factor), group, factor, progress)
+                with ClipReader(trial) as coded:
+                    if target.psnr is not None:
+                        return clip_psnr(original, coded, before)
+                    own = sum(map(coded.frame_nbytes, range(len(group))))
+                    rest = len(labels) / len(group) - 1
+                    return packed.nbytes + (own + coded.shared_nbytes) * rest
 
-        factor = target.factor(measure, _TRIALS)
-    if factor is None:
-        raise target.unreachable(run.folder.root)
-    return factor
+            factor = target.factor(measure, _TRIALS)
+        if factor is None:
+            raise target.unreachable(self.folder.root)
+        return factor
 
-
-def _packed(
-    run: Run,
-    output: Path,
-    settings: ResidualSettings,
-    labels: Sequence[int],
-    coarseness: float,
-    progress: ProgressCallback,
-) -> Packed:
-    """Frames of a reconstruction as a clip, trained with these settings."""
-    folder = run.folder
-    fragments: list[TrainedFragment] = []
-    for first in range(0, len(labels), settings.gop):
-        group = labels[first : first + settings.gop]
-        sources = [source_frame(run, label, settings) for label in group]
-
-        def report(number: int, before: int = first) -> None:
-            progress(Progress("pack", before + number + 1, len(labels)))
-
-        fragments.append(
-            train_fragment(
-                sources,
-                run.spacing,
-                run.color,
-                run.images,
-                run.plan.settings,
-                settings,
-                report=report,
+    def packed(
+        self,
+        output: Path,
+        settings: ResidualSettings,
+        labels: Sequence[int],
+        coarseness: float,
+        progress: ProgressCallback,
+    ) -> Packed:
+        """Frames of the reconstruction as a clip, trained with these settings."""
+        starts = range(0, len(labels), settings.gop)
+        jobs = [FragmentJob(tuple(labels[i : i + settings.gop]), settings) for i in starts]
+        fragments = list(self.pool.each(jobs, progress, "pack"))
+        kept = sum(len(frame.source.splats) for part in fragments for frame in part.frames)
+        every = load_plan(self.folder).frames
+        with ClipReader(self.folder.clip) as reader:
+            info, static, source_nbytes = reader.info, None, reader.total_nbytes
+            before = sum(info.points[every.index(label)] for label in labels)
+            if info.static_points:
+                static = reader.packed(0)[1].unpack()
+            written = write_packed(
+                output,
+                (part.splats(step) for part in fragments for step in range(len(part.frames))),
+                info,
+                static=static,
+                encoder=encoder_of(fragments),
+                packed={"codec": NAME, "lambda": settings.rate_weight, "gop": settings.gop},
+                first_frame=labels[0],
             )
-        )
-    kept = sum(len(frame.source.splats) for fragment in fragments for frame in fragment.frames)
-    every = load_plan(folder).frames
-    with ClipReader(folder.clip) as reader:
-        info, static, source_nbytes = reader.info, None, reader.total_nbytes
-        before = sum(info.points[every.index(label)] for label in labels)
-        if info.static_points:
-            static = reader.packed(0)[1].unpack()
-        written = write_packed(
-            output,
-            (
-                fragment.splats(step)
-                for fragment in fragments
-                for step in range(len(fragment.frames))
-            ),
-            info,
-            static=static,
-            encoder=encoder_of(fragments),
-            packed={"codec": NAME, "lambda": settings.rate_weight, "gop": settings.gop},
-            first_frame=labels[0],
-        )
-    nbytes = output.stat().st_size
-    pruned = 1 - kept / before if before else 0.0
-    return Packed(written, nbytes, source_nbytes, pruned, coarseness)
+        pruned = 1 - kept / before if before else 0.0
+        return Packed(written, output.stat().st_size, source_nbytes, pruned, coarseness)
 
 
-def open_source(
+def source_footage(
     folder: Folder,
     capture: Path | None = None,
     frames: Sequence[int] | None = None,
     *,
     max_memory: int | None = None,
-    progress: ProgressCallback = silent,
-) -> Run:
-    """A finished reconstruction with its capture's pictures, cameras' colours and background."""
+) -> Footage:
+    """The footage of a finished reconstruction of explicit points. Raises PeelError."""
     plan = finished_plan(folder, capture)
     if frames is not None:
         unknown = [label for label in frames if label not in plan.frames]
@@ -181,16 +190,16 @@ def open_source(
             where=folder.root,
             hint="Reconstruct with --model explicit, or pack with --codec predictive",
         )
-    opened = open_capture(plan.capture, size=plan.size)
-    problem = missing(plan, opened)
+    found = open_capture(plan.capture, size=plan.size)
+    problem = missing(plan, found)
     if problem:
         raise CaptureError(
             f"{problem}, which was reconstructed",
-            where=opened.path,
+            where=found.path,
             hint="Name the footage of this reconstruction with --capture",
         )
     # On the CPU: of the peel of one small frame, what a GPU saves goes into copies.
-    return open_finished(plan, folder, opened, max_memory=max_memory, progress=progress)
+    return Footage(folder.root, plan, max_memory, device="cpu")
 
 
 def source_frame(run: Run, label: int, settings: ResidualSettings) -> SourceFrame:

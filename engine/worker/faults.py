@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 from ..errors import OutputError, PeelError
-from .memory import gigabytes, machine_bytes, peak_bytes
+from ..machine import machine_bytes
+from .memory import gigabytes, peak_bytes
 
 #: torch raises RuntimeError for the CPU and a subclass of it for a GPU; numpy and OpenCV their own.
 _OUT_OF_MEMORY = re.compile(

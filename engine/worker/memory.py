@@ -1,4 +1,4 @@
-"""How much memory this process holds and what the machine has, without further packages."""
+"""How much memory this process holds, without further packages."""
 
 from __future__ import annotations
 
@@ -39,14 +39,6 @@ def peak_bytes() -> int | None:
     # In KiB on Linux, in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def machine_bytes() -> int | None:
-    """Physical memory of the machine."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def gigabytes(count: int | None) -> str:

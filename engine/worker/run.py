@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import PeelError, ReconstructionError
+from ..machine import machine_bytes
 from ..progress import ProgressCallback
 from .faults import explain
-from .memory import machine_bytes, peak_bytes
+from .memory import peak_bytes
 
 if TYPE_CHECKING:
     from ..train.plan import Plan
