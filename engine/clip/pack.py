@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from ..errors import ClipError
+from ..machine import cores
 from ..progress import Progress, ProgressCallback, silent
 from ..render.importance import worth_keeping
 from ..render.splats import Splats
@@ -144,7 +145,7 @@ def write_packed(
     frames: Iterable[Splats],
     info: ClipInfo,
     *,
-    static: Splats | None,
+    static: Splats | Callable[[], Splats | None] | None,
     encoder: Encoder,
     packed: Mapping[str, object],
     first_frame: int | None = None,
@@ -201,15 +202,16 @@ class _Job:
         reader, settings = self.reader, self.settings
         info, encoder = reader.info, self.encoder(coarseness)
 
-        def points(index: int | None) -> Splats | None:
-            """Of a frame, or the static ones."""
-            if index is None:
-                return self.fitted_static(encoder)
+        kept = before = 0
+
+        def points(index: int) -> Splats:
             return self.fitted(index, self.pruned(index), encoder)
 
-        with closing(_in_threads(points, [None, *range(info.frame_count)])) as parts:
-            static = next(parts)
-            kept, before = (0, 0) if static is None else (len(static), info.static_points)
+        with (
+            _in_threads(points, range(info.frame_count)) as parts,
+            # Fitting the static points takes as long as many frames, and waits for none.
+            _in_threads(self.fitted_static, [encoder]) as alone,
+        ):
 
             def frames() -> Iterator[Splats]:
                 nonlocal kept, before
@@ -222,7 +224,7 @@ class _Job:
                 output,
                 frames(),
                 info,
-                static=static,
+                static=partial(next, alone),
                 encoder=encoder,
                 packed={
                     "codec": settings.codec,
@@ -231,6 +233,7 @@ class _Job:
                     "fitted": self.fitter is not None,
                 },
             )
+        kept, before = kept + written.static_points, before + info.static_points
         return Packed(
             written,
             output.stat().st_size,
@@ -360,17 +363,20 @@ def _through(encoder: Encoder, splats: Splats, sh_degree: int, *, static: bool =
     return DECODERS[encoder.name](chunk.data, chunk.points, sh_degree, "sample").unpack()
 
 
-def _in_threads(function: Callable[[T], object], items: Iterable[T]) -> Iterator:
-    """`map`, a few items ahead: numpy and the core work without Python's lock."""
-    workers = min(os.cpu_count() or 1, 8)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        waiting: deque[Future] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
+@contextmanager
+def _in_threads(function: Callable[[T], object], items: Iterable[T]) -> Iterator[Iterator]:
+    """`map`, begun at once and a few items ahead: numpy and the core work without Python's lock."""
+    workers = min(cores(), 8)
+    pool, rest = ThreadPoolExecutor(workers), iter(items)
+    waiting = deque(pool.submit(function, item) for item in islice(rest, workers + 1))
+
+    def results() -> Iterator:
         while waiting:
-            yield waiting.popleft().result()
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+            yield done
+
+    try:
+        yield results()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -53,15 +53,15 @@ def write_clip(
     provenance: Mapping[str, object] | None = None,
     first_frame: int = 0,
     up: np.ndarray | Sequence[float] | None = None,
-    static: Splats | None = None,
+    static: Splats | Callable[[], Splats | None] | None = None,
     encoder: Encoder = DEFAULT_ENCODER,
 ) -> ClipInfo:
     """Write `frames` as a clip and return its head.
 
     frames: one Splats per frame, pulled one at a time and not kept. Degrees of SH may differ; the
     reader gives every frame the highest. fps: frames per second. first_frame: label of the first.
-    up: (3,) the world's upward direction. static: points of every frame, stored once.
-    encoder: the codec and its settings.
+    up: (3,) the world's upward direction. static: points of every frame, stored once;
+    a function that makes them is called after the last frame. encoder: the codec and its settings.
     Points that nobody can see (radius <= 0 or density <= 0) are left out, and points are
     reordered along a Morton curve.
 
@@ -81,16 +81,16 @@ def write_clip(
                 _store(archive, base_member(number), member.data)
             for number, fragment in enumerate(shared.fragments if shared else ()):
                 _store(archive, fragment_member(number), fragment.member.data)
-            if static is not None:
-                chunk = encoder.encode(static, f"{path}, static points", static=True)
-                total.add(chunk, "static")
-                _store(archive, STATIC_MEMBER, chunk.data)
+            if isinstance(static, Splats):
+                _store_static(archive, static, encoder, total)
             for index, splats in enumerate(_shielded(frames)):
                 if index == MAX_FRAMES:
                     raise ClipError(f"more than {MAX_FRAMES} frames", where=path)
                 chunk = encoder.encode(splats, f"{path}, frame {index}", frame=index)
                 total.add(chunk, "frame")
                 _store(archive, frame_member(index), chunk.data)
+            if callable(static) and (late := _called(static)) is not None:
+                _store_static(archive, late, encoder, total)
             if not total.points:
                 raise ClipError("there are no frames to write", where=path)
             info, document = head.document(total)
@@ -114,6 +114,21 @@ def _shielded(frames: Iterable[_T]) -> Iterator[_T]:
         yield from frames
     except OSError as error:
         raise _SourceError(error) from error
+
+
+def _called(function: Callable[[], _T]) -> _T:
+    try:
+        return function()
+    except OSError as error:
+        raise _SourceError(error) from error
+
+
+def _store_static(
+    archive: zipfile.ZipFile, static: Splats, encoder: Encoder, total: _Totals
+) -> None:
+    chunk = encoder.encode(static, f"{total.path}, static points", static=True)
+    total.add(chunk, "static")
+    _store(archive, STATIC_MEMBER, chunk.data)
 
 
 def _store(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
