@@ -106,6 +106,7 @@ def main() -> int:
     parser.add_argument("--sensor", choices=SENSORS, default="kinect")
     parser.add_argument("--preset", choices=PRESETS, default="standard")
     parser.add_argument("--depth-weight", type=float, help="of the depth loss (default: preset's)")
+    parser.add_argument("--pixels", type=float, help="spacing of fused points (default: preset's)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as training does
     changes = {} if options.depth_weight is None else {"depth_weight": options.depth_weight}
@@ -125,7 +126,7 @@ def main() -> int:
     rows = []
     for frame in sorted(set(frames)):
         found = [
-            training(capture, reader, plates, frame, name, settings)
+            training(capture, reader, plates, frame, name, settings, options.pixels)
             for name, reader in readers.items()
         ]
         goal = found[0]["curve"][-1]["psnr"]
@@ -144,6 +145,7 @@ def main() -> int:
         views=sum(view.train for view in capture.views),
         preset=options.preset,
         depth_weight=settings.depth_weight,
+        pixels=options.pixels,
     )
     return 0
 
@@ -155,6 +157,7 @@ def training(
     frame: int,
     name: str,
     settings: TrainSettings,
+    pixels: float | None,
 ) -> dict:
     """One frame trained from the points of one source, scored on the way."""
     train_views = [i for i, view in enumerate(capture.views) if view.train]
@@ -205,7 +208,8 @@ def training(
         clock.start()
 
     clock.start()
-    points, rgb = initial_points(capture, reader, frame, train_views, source=source)
+    given = pixels if source == "depth" else None
+    points, rgb = initial_points(capture, reader, frame, train_views, source=source, pixels=given)
     model = explicit_points(points, rgb, settings, inset=settings.inset)
     score(0)
     stops = Stops(scored)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ReconstructionError
+from ..machine import in_threads
 from ..render.camera import Camera
 from .filters import nearest_neighbours
 from .points import Points
 from .zbuffer import depth_buffer, project_finite
 
 #: Points whose samples from all cameras are held at once.
-_CHUNK = 1 << 15
+_CHUNK = 1 << 12
 #: The radius, in pixels of the reduced depth buffer, that the median point's disk should have:
 #: small buffers are quick, and a disk of three pixels still leaves no holes between neighbours.
 _BUFFER_RADIUS = 1.5
@@ -77,7 +78,6 @@ def project_colors(
         )
     if not len(points):
         return np.zeros((0, 3), dtype=np.float32)
-    sources = []
     for index, (camera, image) in enumerate(zip(cameras, images, strict=True)):
         if image is None:
             continue
@@ -89,14 +89,20 @@ def project_colors(
                     f"the camera {camera.width, camera.height}",
                     where=f"camera {index}",
                 )
-        buffer_camera, buffer = _occluders(points, camera, settings)
+
+    def source(index: int) -> tuple:
+        camera, mask = cameras[index], None if masks is None else masks[index]
         margin = settings.mask_margin * max(camera.width, camera.height)
         trusted = None if mask is None else _shrunk(np.asarray(mask) != 0, margin)
-        sources.append((camera, np.asarray(image), trusted, buffer_camera, buffer))
+        return camera, np.asarray(images[index]), trusted, *_occluders(points, camera, settings)
+
+    shown = [index for index, image in enumerate(images) if image is not None]
+    sources = in_threads(source, shown)
 
     color = np.zeros((len(points), 3), dtype=np.float32)
     seen = np.zeros(len(points), dtype=bool)
-    for begin in range(0, len(points), _CHUNK):
+
+    def colour(begin: int) -> None:
         part = np.arange(begin, min(begin + _CHUNK, len(points)))
         samples = np.zeros((len(sources), len(part), 3), dtype=np.float32)
         weights = np.zeros((len(sources), len(part)), dtype=np.float32)
@@ -105,6 +111,8 @@ def project_colors(
             _sample(chunk, *source, settings, sample, weight)
         color[part] = geometric_median(samples, weights)
         seen[part] = weights.sum(axis=0) > 0
+
+    in_threads(colour, range(0, len(points), _CHUNK))
     if not seen.any():
         raise ReconstructionError(
             "no camera with an image sees any point",

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ReconstructionError
+from ..machine import in_threads
 from ..render.camera import Camera
-from .depth_noise import averaged, disagreement, smoothed
+from .depth_noise import SAMPLES, averaged, disagreement, smoothed
 from .filters import remove_outliers
 from .points import Points, mean_by_group, unit_or_zero
 from .rig import check_cameras
 from .voxels import MAX_CELLS, pack
-from .zbuffer import project_finite
+from .zbuffer import CHUNK, project_finite
 
 #: The least cosine between a surface and the ray of the camera that measured it: flatter than that
 #: (84 degrees) a pixel is smeared over several spacings, or spans a gap between two surfaces.
@@ -114,14 +115,21 @@ def fuse_depth(
         spacing = settings.pixels_per_point * float(np.median(sizes))
     if not 0 < spacing < np.inf:
         raise ReconstructionError(f"the point spacing must be above 0, not {spacing}")
-    clouds = [_back_project(view, spacing, index) for index, view in enumerate(views)]
     tolerance = settings.tolerance * spacing
-    sigma = _sigma(views, clouds)
+    sigma = _sigma(views)
     noisy = sigma > _NOISY * spacing
     if noisy:
-        views = [_view(view.camera, smoothed(view.depth, sigma)) for view in views]
-        clouds = [_back_project(view, spacing, index) for index, view in enumerate(views)]
-        tolerance = max(tolerance, 2 * _sigma(views, clouds))
+
+        def less_noisy(view: DepthView) -> DepthView:
+            return _view(view.camera, smoothed(view.depth, sigma))
+
+        views = in_threads(less_noisy, views)
+        tolerance = max(tolerance, 2 * _sigma(views))
+
+    def cloud_of(index: int) -> tuple[np.ndarray, np.ndarray]:
+        return _back_project(views[index], _every(views[index], spacing), index)
+
+    clouds = in_threads(cloud_of, range(len(views)))
     position = np.concatenate([cloud[0] for cloud in clouds])
     normal = np.concatenate([cloud[1] for cloud in clouds])
     owner = np.repeat(np.arange(len(views)), [len(cloud[0]) for cloud in clouds])
@@ -184,9 +192,20 @@ def _view(camera, depth):
     return DepthView(camera, depth, cv2.erode(solid, np.ones((3, 3), dtype=np.uint8)))
 
 
-def _sigma(views, clouds):
+def _sigma(views):
+    """Standard deviation between the views, from a few thousand pixels of each."""
+
+    def cloud_of(view: DepthView) -> np.ndarray:
+        measured = np.flatnonzero(np.isfinite(view.depth))
+        some = measured[:: max(1, len(measured) // SAMPLES)]
+        row, column = np.unravel_index(some, view.depth.shape)
+        z = view.depth[row, column].astype(np.float64)[:, None]
+        p = view.camera.rays(column + 0.5, row + 0.5)
+        p = np.hstack([p[:, :2] * (1.0 if view.camera.orthographic else z), z])
+        return (p - view.camera.t) @ view.camera.R
+
     cameras, depths = [view.camera for view in views], [view.depth for view in views]
-    return disagreement(cameras, depths, [position for position, _ in clouds])
+    return disagreement(cameras, depths, [cloud_of(view) for view in views])
 
 
 def _pixel_sizes(view):
@@ -198,28 +217,40 @@ def _pixel_sizes(view):
     return [(1.0 if view.camera.orthographic else float(np.median(measured))) / focal]
 
 
-def _back_project(view, spacing, index):
-    """Positions (N, 3) and normals (N, 3), in the world, of a view's pixels.
+def _every(view, spacing):
+    """One pixel in so many becomes a point: fewer where pixels are much smaller than the
+    spacing."""
+    sizes = _pixel_sizes(view)
+    return max(1, int((spacing / sizes[0] / _SAMPLES_PER_SPACING) ** 2)) if sizes else 1
 
-    Where a pixel is much smaller than the spacing only a lattice of them is used, another one in
-    every view (`index`).
+
+def _back_project(view, every, index):
+    """Positions (N, 3) and normals (N, 3), in the world, of one of `every` pixels of a view.
+
+    It is another lattice of them in every view (`index`).
     """
     camera, depth = view.camera, view.depth
-    row, column = np.nonzero(np.isfinite(depth))
-    z = depth[row, column].astype(np.float64)
-    p = camera.rays(column + 0.5, row + 0.5)
-    p[:, :2] *= 1.0 if camera.orthographic else z[:, None]
-    p[:, 2] = z
-    grid = np.full((*depth.shape, 3), np.nan)
-    grid[row, column] = p
-
-    sizes = _pixel_sizes(view)
-    per_spacing = spacing / sizes[0] / _SAMPLES_PER_SPACING if sizes else 1.0
-    every = max(1, int(per_spacing**2))
+    known = np.isfinite(depth)
+    rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+    if not len(rows):
+        return np.zeros((0, 3)), np.zeros((0, 3))
+    top, left = rows[0], columns[0]
+    depth = depth[top : rows[-1] + 1, left : columns[-1] + 1]
+    known = known[top : rows[-1] + 1, left : columns[-1] + 1]
+    z = np.where(known, depth, np.nan).astype(np.float64)
+    row, column = np.indices(depth.shape)
+    grid = camera.rays(left + column + 0.5, top + row + 0.5)
+    grid[..., :2] *= (
+        np.where(known, 1.0, np.nan)[..., None] if camera.orthographic else z[..., None]
+    )
+    grid[..., 2] = z
+    row, column = np.nonzero(known)
     # One pixel in `every`: a lattice whose rows are shifted by 0.382 of its period hits thin lines
     # of any direction.
-    used = (column + round(0.382 * every) * row + index) % every == 0
-    row, column, p = row[used], column[used], p[used]
+    shift = round(0.382 * every)
+    used = (column + left + shift * (row + top) + index) % every == 0
+    row, column = row[used], column[used]
+    p = grid[row, column]
 
     # Image axes are right and down, so this product points to the camera.
     normal = np.cross(_tangent(grid, row, column, 0), _tangent(grid, row, column, 1))
@@ -257,13 +288,18 @@ def _compare(position, owner, views, tolerance):
     """How many other views see each point (N, 3) at its depth, and how many look through it."""
     agreeing = np.zeros(len(position), dtype=np.int32)
     conflicting = np.zeros(len(position), dtype=np.int32)
-    for index, view in enumerate(views):
-        u, v, z, valid = project_finite(position, view.camera)
-        which = np.flatnonzero(valid & (owner != index))
-        column, row, z = u[which].astype(int), v[which].astype(int), z[which]
-        # NaN compares false: where nothing was measured the view neither agrees nor objects.
-        agreeing[which] += np.abs(view.depth[row, column] - z) <= tolerance
-        conflicting[which] += z < view.front[row, column] - tolerance
+
+    def compare(begin: int) -> None:
+        part = slice(begin, begin + CHUNK)
+        for index, view in enumerate(views):
+            u, v, z, valid = project_finite(position[part], view.camera)
+            which = np.flatnonzero(valid & (owner[part] != index))
+            column, row, z = u[which].astype(int), v[which].astype(int), z[which]
+            # NaN compares false: where nothing was measured the view neither agrees nor objects.
+            agreeing[begin + which] += np.abs(view.depth[row, column] - z) <= tolerance
+            conflicting[begin + which] += z < view.front[row, column] - tolerance
+
+    in_threads(compare, range(0, len(position), CHUNK))
     return agreeing, conflicting
 
 

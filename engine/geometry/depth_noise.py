@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..machine import in_threads
 from ..render.camera import Camera
-from .zbuffer import project_finite
+from .zbuffer import CHUNK, project_finite
 
 #: Points of a view, at most, that tell how far it is off the other views.
-_SAMPLES = 2048
+SAMPLES = 2048
 #: The share of the residuals that are noise for certain; the others may be between two surfaces.
 _CORE = 0.2
 #: Residuals beyond so many standard deviations are between different surfaces.
@@ -29,13 +30,18 @@ def disagreement(
     large the subject is: the estimate starts from the smallest residuals and grows, until it is
     the deviation of those within three times itself. 0 where no view sees another one's points.
     """
-    found = []
-    for owner, cloud in enumerate(clouds):
-        points = cloud[:: -(-len(cloud) // _SAMPLES)] if len(cloud) else cloud
+    samples = [cloud[:: max(1, -(-len(cloud) // SAMPLES))] for cloud in clouds]
+    points = np.concatenate(samples) if samples else np.zeros((0, 3))
+    owner = np.repeat(np.arange(len(samples)), [len(part) for part in samples])
+
+    def off(begin: int) -> np.ndarray:
+        part, found = slice(begin, begin + CHUNK), [np.zeros(0)]
         for index, (camera, depth) in enumerate(zip(cameras, depths, strict=True)):
-            if index != owner:
-                which, seen, z = _seen(points, camera, depth)
-                found.append(np.abs(seen - z[which]))
+            which, seen, z = _seen(points[part], camera, depth)
+            found.append(np.abs(seen - z[which])[owner[part][which] != index])
+        return np.concatenate(found)
+
+    found = in_threads(off, range(0, len(points), CHUNK))
     residual = np.concatenate(found) if found else np.zeros(0)
     residual = residual[np.isfinite(residual)]
     if not residual.size:
@@ -54,8 +60,18 @@ def smoothed(depth: np.ndarray, sigma: float) -> np.ndarray:
     depth: (H, W) float32; what is not finite stays as it is and is no part of any mean, and neither
     is what lies beyond the border.
     """
-    height, width = depth.shape
     known = np.isfinite(depth)
+    rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+    if not len(rows):
+        return depth.copy()
+    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    result = depth.copy()
+    result[part] = _smoothed(depth[part], known[part], sigma)
+    return result
+
+
+def _smoothed(depth: np.ndarray, known: np.ndarray, sigma: float) -> np.ndarray:
+    height, width = depth.shape
     centre = np.where(known, depth, np.nan)
     padded = np.pad(centre, _REACH, constant_values=np.nan)
     # Differences are added up, not depths: they keep their digits.
@@ -82,17 +98,23 @@ def averaged(
     the point's puts it on its own surface, along its own ray.
     """
     total, count = position.copy(), np.ones(len(position))
-    for index, (camera, depth) in enumerate(zip(cameras, depths, strict=True)):
-        which, seen, z = _seen(position, camera, depth)
-        agreeing = (np.abs(seen - z[which]) <= tolerance) & (owner[which] != index)
-        which, seen = which[agreeing], seen[agreeing].astype(np.float64)
-        if camera.orthographic:
-            moved = position[which] + (seen - z[which])[:, None] * camera.forward
-        else:
-            ray = position[which] - camera.centre
-            moved = camera.centre + ray * (seen / z[which])[:, None]
-        total[which] += moved
-        count[which] += 1
+
+    def add(begin: int) -> None:
+        part = slice(begin, begin + CHUNK)
+        for index, (camera, depth) in enumerate(zip(cameras, depths, strict=True)):
+            here = position[part]
+            which, seen, z = _seen(here, camera, depth)
+            agreeing = (np.abs(seen - z[which]) <= tolerance) & (owner[part][which] != index)
+            which, seen = which[agreeing], seen[agreeing].astype(np.float64)
+            if camera.orthographic:
+                moved = here[which] + (seen - z[which])[:, None] * camera.forward
+            else:
+                ray = here[which] - camera.centre
+                moved = camera.centre + ray * (seen / z[which])[:, None]
+            total[begin + which] += moved
+            count[begin + which] += 1
+
+    in_threads(add, range(0, len(position), CHUNK))
     return total / count[:, None]
 
 

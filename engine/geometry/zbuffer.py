@@ -6,8 +6,9 @@ import numpy as np
 
 from ..render.camera import Camera
 
-#: Pixel writes that are held at once.
-_WRITES = 1 << 20
+#: Pixel writes that are held at once, and points that are projected at once by those who have many:
+#: arrays of this size stay in the cache, and larger ones are new memory from the system every time.
+_WRITES, CHUNK = 1 << 14, 1 << 13
 #: Disks larger than this are drawn at this radius, pixels: a point that fills the picture is too
 #: near to say anything about what is behind it.
 _MAX_RADIUS = 64.0
@@ -43,12 +44,15 @@ def depth_buffer(position: np.ndarray, radius: float, camera: Camera) -> np.ndar
         size = np.full_like(z, size)
     column, row = u.astype(np.int64), v.astype(np.int64)
     reach = np.ceil(size).astype(np.int64)
+    far_first = np.argsort(-z)
+    nearest = np.empty_like(buffer)
     for steps in np.unique(reach):
         offset = np.stack(
             np.meshgrid(*(np.arange(-steps, steps + 1),) * 2, indexing="ij"), axis=-1
         ).reshape(-1, 2)
-        group = np.flatnonzero(reach == steps)
+        group = far_first[reach[far_first] == steps]
         chunk = max(1, _WRITES // len(offset))
+        nearest.fill(np.inf)
         for begin in range(0, len(group), chunk):
             part = group[begin : begin + chunk]
             x = column[part, None] + offset[:, 0]
@@ -56,8 +60,10 @@ def depth_buffer(position: np.ndarray, radius: float, camera: Camera) -> np.ndar
             across = (x + 0.5 - u[part, None]) ** 2 + (y + 0.5 - v[part, None]) ** 2
             drawn = (across <= size[part, None] ** 2) | (offset == 0).all(axis=1)
             drawn &= (x >= 0) & (y >= 0) & (x < camera.width) & (y < camera.height)
-            depth = np.broadcast_to(z[part, None], x.shape)
-            np.minimum.at(buffer, (y * camera.width + x)[drawn], depth[drawn].astype(np.float32))
+            depth = np.broadcast_to(z[part, None].astype(np.float32), x.shape)
+            # Of several writes to a pixel the last one stays, and that is the nearest.
+            nearest[(y * camera.width + x)[drawn]] = depth[drawn]
+        np.minimum(buffer, nearest, out=buffer)
     return buffer.reshape(camera.height, camera.width)
 
 
