@@ -106,8 +106,8 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--capture",
         type=Path,
-        help="the footage that DIR was made from: fit the packed points to it, which takes a few "
-        "seconds per frame and makes clips smaller by a third at the same quality; --codec "
+        help="the footage that DIR was made from: fit the packed points to it, which takes a "
+        "second or two per frame and makes clips smaller by a third at the same quality; --codec "
         "codebook and residual always learn from it, and have to be told only where it was moved",
     )
     add_machine(parser)

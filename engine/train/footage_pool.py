@@ -109,9 +109,10 @@ class FootagePool:
         self.close()
 
     def close(self) -> None:
-        """Wait for jobs that have begun, and forget the others."""
+        """Wait for jobs that have begun, and forget the others and the footage."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        opened.cache_clear()  # it may be another one the next time
 
     def do(self, job: FootageJob[T]) -> T:
         """What a job makes; other threads may have others done meanwhile. Raises PeelError."""
