@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import subprocess
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,6 +41,19 @@ def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
+
+
+def end_with_parent() -> None:
+    """In a process of `multiprocessing`: be over as soon as the one that started it is, however it
+    ended. Processes of a pool would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def machine_bytes() -> int | None:

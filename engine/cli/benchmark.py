@@ -103,7 +103,11 @@ def _rate(options: argparse.Namespace) -> int:
         fitting = Refit(options.capture, options.footage, jobs=options.jobs, device=options.device)
     with progress_reporter(json_lines=False) as progress, fitting as fitter:
         result = rate_distortion.measure_rate(
-            options.capture, region=options.region, fitter=fitter, progress=progress
+            options.capture,
+            region=options.region,
+            fitter=fitter,
+            jobs=options.jobs,
+            progress=progress,
         )
     result |= {"machine": machine(), "versions": versions("numpy", "torch", "zstandard")}
     output.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,10 @@ class Fitter(Protocol):
 
     steps: of the lattices. cell: width of the positions' grid, world units. What comes back is on
     the lattices, in the order that went in. Called from several threads at once. Raises PeelError.
+    at_once: how many are fitted at the same time.
     """
+
+    at_once: int
 
     def frame(self, index: int, splats: Splats, steps: Steps, cell: float) -> Splats: ...
 
@@ -208,9 +211,9 @@ class _Job:
             return self.fitted(index, self.pruned(index), encoder)
 
         with (
-            _in_threads(points, range(info.frame_count)) as parts,
+            _in_threads(points, range(info.frame_count), self._workers()) as parts,
             # Fitting the static points takes as long as many frames, and waits for none.
-            _in_threads(self.fitted_static, [encoder]) as alone,
+            _in_threads(self.fitted_static, [encoder], 1) as alone,
         ):
 
             def frames() -> Iterator[Splats]:
@@ -241,6 +244,10 @@ class _Job:
             1 - kept / before if before else 0.0,
             coarseness,
         )
+
+    def _workers(self) -> int:
+        """Frames that are made ready at the same time."""
+        return max(min(cores(), 8), self.fitter.at_once if self.fitter else 1)
 
     def unreachable(self) -> ClipError:
         """The error for a target that no steps meet."""
@@ -364,9 +371,10 @@ def _through(encoder: Encoder, splats: Splats, sh_degree: int, *, static: bool =
 
 
 @contextmanager
-def _in_threads(function: Callable[[T], object], items: Iterable[T]) -> Iterator[Iterator]:
+def _in_threads(
+    function: Callable[[T], object], items: Iterable[T], workers: int
+) -> Iterator[Iterator]:
     """`map`, begun at once and a few items ahead: numpy and the core work without Python's lock."""
-    workers = min(cores(), 8)
     pool, rest = ThreadPoolExecutor(workers), iter(items)
     waiting = deque(pool.submit(function, item) for item in islice(rest, workers + 1))
 

@@ -6,19 +6,23 @@ make does not depend on how many processes there are.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ..capture.detect import open_capture
 from ..errors import ReconstructionError
-from ..machine import cores, machine_bytes
+from ..machine import cores, end_with_parent, machine_bytes
 from ..progress import Progress, ProgressCallback, silent
 from .finished import open_finished
 from .plan import Folder, Plan
@@ -86,10 +90,13 @@ def processes_for(jobs: int | None, units: int, footage: Footage | None) -> int:
 
 
 class FootagePool:
-    """Does jobs in so many processes, or, for one, in this; a context manager."""
+    """Does jobs in so many processes, or, for one, in this; a context manager, which waits for jobs
+    that have begun and ends them where an error leaves it."""
 
     def __init__(self, footage: Footage | None, processes: int):
+        self.processes = processes
         self._footage, self._pool = footage, None
+        self._others = set(multiprocessing.active_children())
         if processes == 1:
             return
         if footage is not None:
@@ -105,38 +112,49 @@ class FootagePool:
     def __enter__(self) -> FootagePool:
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Wait for jobs that have begun, and forget the others and the footage."""
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
         if self._pool is not None:
+            if error is not None:
+                for process in set(multiprocessing.active_children()) - self._others:
+                    process.terminate()
             self._pool.shutdown(wait=True, cancel_futures=True)
         opened.cache_clear()  # it may be another one the next time
 
     def do(self, job: FootageJob[T]) -> T:
         """What a job makes; other threads may have others done meanwhile. Raises PeelError."""
-        return job.run(self._footage) if self._pool is None else _made(self._submit(job))
+        if self._pool is None:
+            return job.run(self._footage)
+        with _explained():
+            return self._pool.submit(job.run, self._footage).result()
 
     def each(
         self, jobs: Sequence[FootageJob[T]], progress: ProgressCallback = silent, stage: str = ""
     ) -> Iterator[T]:
-        """What the jobs make, in their order. Raises PeelError."""
-        if self._pool is None:
-            parts = (job.run(self._footage) for job in jobs)
-        else:
-            parts = map(_made, [self._submit(job) for job in jobs])
-        for number, part in enumerate(parts):
-            yield part
+        """What the jobs make, in their order; none of it is kept here. Raises PeelError."""
+        for number, made in enumerate(
+            map(self.do, jobs) if self._pool is None else self._made(jobs)
+        ):
+            yield made
             progress(Progress(stage, number + 1, len(jobs)))
 
-    def _submit(self, job: FootageJob[T]) -> Future[T]:
-        return self._pool.submit(job.run, self._footage)
+    def _made(self, jobs: Sequence[FootageJob[T]]) -> Iterator[T]:
+        rest = iter(jobs)
+        waiting: deque[Future[T]] = deque()
+        while True:
+            with _explained():
+                # One more than are at work: what waits in the pool cannot be taken back.
+                for job in islice(rest, self.processes + 1 - len(waiting)):
+                    waiting.append(self._pool.submit(job.run, self._footage))
+                if not waiting:
+                    return
+                made = waiting.popleft().result()
+            yield made
 
 
-def _made(future: Future[T]) -> T:
+@contextmanager
+def _explained() -> Iterator[None]:
     try:
-        return future.result()
+        yield
     except BrokenProcessPool as error:
         raise ReconstructionError(
             "a process that learned from the footage has ended early",
@@ -146,4 +164,7 @@ def _made(future: Future[T]) -> T:
 
 def _begin(threads: int) -> None:
     """In a new process, before the core starts threads."""
+    end_with_parent()
     os.environ["PEEL4D_THREADS"] = str(threads)
+    # What is odd about the footage has been said when it was reconstructed.
+    logging.disable(logging.WARNING)

@@ -63,12 +63,14 @@ def measure_rate(
     region: str = "full",
     frames: int = 4,
     fitter: Fitter | None = None,
+    jobs: int | None = None,
     progress: ProgressCallback = silent,
 ) -> dict:
     """Pack a finished reconstruction at several coarsenesses, with and without pruning, and score;
     with a field also by the codecs of fields, tuned where the footage is there.
 
-    fitter: packs it with fitted points, too, which takes minutes per clip. frames: so many of the
+    fitter: packs it with fitted points, too, which takes minutes per clip. jobs: processes that
+    encode fields. frames: so many of the
     clip's are scored, evenly spread. Returns {"region", "scored" images,
     "frames" of the clip, "rows": `Point`s as dicts, "bd_rate_percent": {codec: against zstd}}.
     Raises PeelError.
@@ -118,7 +120,7 @@ def measure_rate(
             measured(codec, coarseness, prune, time.perf_counter() - begun)
         for codec in fields:
             begun = time.perf_counter()
-            packer = prepare_fields(folder.root, FieldPackSettings(codec=codec))
+            packer = prepare_fields(folder.root, FieldPackSettings(codec=codec), jobs=jobs)
             seconds = time.perf_counter() - begun
             for coarseness in FIELD_COARSENESS:
                 packer.write(path, coarseness)

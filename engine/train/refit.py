@@ -67,18 +67,18 @@ class Refit:
         self._alone = threading.Lock()
         self._run = self._pool = None
         # The static points are one job among those of the frames.
-        processes = processes_for(jobs, len(self._plan.frames), footage)
-        if processes > 1:
-            self._pool = FootagePool(footage, processes)
+        self.at_once = processes_for(jobs, len(self._plan.frames), footage)
+        if self.at_once > 1:
+            self._pool = FootagePool(footage, self.at_once)
         else:
             self._run = footage.open(progress, watch)
 
     def __enter__(self) -> Refit:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *error) -> None:
         if self._pool is not None:
-            self._pool.close()
+            self._pool.__exit__(*error)
 
     def frame(self, index: int, splats: Splats, steps: Steps, cell: float) -> Splats:
         return self._fitted(_Fit(self._plan.frames[index], splats, steps, cell))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ..progress import ProgressCallback, silent
 from ..render.importance import importance, worth_keeping
 from ..render.settings import PeelSettings
 from ..render.splats import Splats
-from .checkpoint import load_splats
+from .checkpoint import load_splats, save_splats
 from .finished import finished_plan, missing
 from .footage_pool import Footage, FootagePool, opened, processes_for
 from .plan import Folder, load_plan
@@ -145,20 +146,33 @@ class _Source:
         """Frames of the reconstruction as a clip, trained with these settings."""
         starts = range(0, len(labels), settings.gop)
         jobs = [FragmentJob(tuple(labels[i : i + settings.gop]), settings) for i in starts]
-        fragments = list(self.pool.each(jobs, progress, "pack"))
-        kept = sum(len(frame.source.splats) for part in fragments for frame in part.frames)
         every = load_plan(self.folder).frames
-        with ClipReader(self.folder.clip) as reader:
-            info, static, source_nbytes = reader.info, None, reader.total_nbytes
+        stored: list[Path] = []
+        kept = 0
+
+        def trained(place: Path) -> Iterator[TrainedFragment]:
+            """Fragments one by one. Their points wait on the disk: a long clip has many."""
+            nonlocal kept
+            for part in self.pool.each(jobs, progress, "pack"):
+                for step, frame in enumerate(part.frames):
+                    kept += len(frame.source.splats)
+                    stored.append(place / f"{len(stored):06d}.safetensors")
+                    save_splats(stored[-1], part.splats(step))
+                yield part
+
+        with (
+            tempfile.TemporaryDirectory() as place,
+            ClipReader(self.folder.clip) as reader,
+        ):
+            encoder = encoder_of(trained(Path(place)))
+            info, source_nbytes = reader.info, reader.total_nbytes
             before = sum(info.points[every.index(label)] for label in labels)
-            if info.static_points:
-                static = reader.packed(0)[1].unpack()
             written = write_packed(
                 output,
-                (part.splats(step) for part in fragments for step in range(len(part.frames))),
+                map(load_splats, stored),
                 info,
-                static=static,
-                encoder=encoder_of(fragments),
+                static=reader.packed(0)[1].unpack() if info.static_points else None,
+                encoder=encoder,
                 packed={"codec": NAME, "lambda": settings.rate_weight, "gop": settings.gop},
                 first_frame=labels[0],
             )
@@ -244,19 +258,13 @@ def merged(splats: Splats, weight: np.ndarray, first: np.ndarray) -> tuple[Splat
     return merged, total
 
 
-def encoder_of(fragments: Sequence[TrainedFragment]) -> FieldPoints:
+def encoder_of(fragments: Iterable[TrainedFragment]) -> FieldPoints:
     """The encoder of a clip of these fragments, with the lattices that they were trained for."""
-    members = [
-        EncodedFragment(
-            encode_residual(
-                fragment.layout, fragment.network, [frame.differences for frame in fragment.frames]
-            ),
-            len(fragment.frames),
-        )
-        for fragment in fragments
-    ]
-    steps = []
+    members, steps = [], []
     for fragment in fragments:
+        differences = [frame.differences for frame in fragment.frames]
+        member = encode_residual(fragment.layout, fragment.network, differences)
+        members.append(EncodedFragment(member, len(fragment.frames)))
         for step, frame in enumerate(fragment.frames):
             radius = float(np.median(fragment.splats(step).radius))
             steps.append(

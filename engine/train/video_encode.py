@@ -18,7 +18,7 @@ import numpy as np
 from ..atomic import write_bytes
 from ..capture.listing import file_state
 from ..errors import ReconstructionError
-from ..machine import cores
+from ..machine import cores, end_with_parent
 from ..progress import Progress, ProgressCallback, silent
 from ..video2d.gop import MAX_FRAMES, Gop
 from ..video2d.gop_codec import Steps, decode_gop, encode_gop
@@ -272,6 +272,7 @@ _shared: dict[str, object] = {}
 
 def _begin(shares, stop) -> None:
     """In a new process: what it shares with its parent."""
+    end_with_parent()
     _shared.update(shares=shares, stop=stop)
 
 
