@@ -17,7 +17,9 @@ from typing import TypeVar
 
 from .render.core_library import build_info
 
-_T, _R = TypeVar("_T"), TypeVar("_R")
+_R = TypeVar("_R")
+
+_MOST_THREADS = 8
 
 
 def cores() -> int:
@@ -33,14 +35,17 @@ def threads() -> int:
     return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cores()
 
 
-def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """`map`, for functions that leave Python's lock alone most of the time, as numpy does."""
-    items = list(items)
-    workers = min(threads(), len(items))
+def in_threads(function: Callable[..., _R], *arguments: Iterable) -> list[_R]:
+    """`map`, for functions that leave Python's lock alone most of the time, as numpy and OpenCV do.
+
+    Not in too many threads: what is done for a view may hold a hundred megabytes.
+    """
+    calls = list(zip(*arguments, strict=True))
+    workers = min(threads(), _MOST_THREADS, len(calls))
     if workers < 2:
-        return [function(item) for item in items]
+        return [function(*call) for call in calls]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, items))
+        return list(pool.map(lambda call: function(*call), calls))
 
 
 def end_with_parent() -> None:

@@ -5,7 +5,6 @@ while the view moves, in full when it stands still."""
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...engine.errors import PeelError
+from ...engine.machine import threads as available_threads
 from ...engine.render.backend import Instance
 from ...engine.render.settings import Rendered
 from . import viewport_request
@@ -283,9 +283,7 @@ class Pictures:
 def moving_threads(threads: int) -> int:
     """Of those of a still view, how many draw a moving one: one processor is left to Blender, whose
     own drawing would wait for it. 0: all of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    chosen = os.environ.get("PEEL4D_THREADS", "")
-    available = int(chosen) if chosen.isdecimal() and int(chosen) > 0 else cores or 1
+    available = available_threads()
     return max(min(threads or available, available - 1), 1)
 
 

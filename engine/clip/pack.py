@@ -204,8 +204,7 @@ class _Job:
         """The clip with these steps."""
         reader, settings = self.reader, self.settings
         info, encoder = reader.info, self.encoder(coarseness)
-
-        kept = before = 0
+        kept, before = 0, sum(info.points) + info.static_points
 
         def points(index: int) -> Splats:
             return self.fitted(index, self.pruned(index), encoder)
@@ -217,9 +216,9 @@ class _Job:
         ):
 
             def frames() -> Iterator[Splats]:
-                nonlocal kept, before
+                nonlocal kept
                 for index, splats in enumerate(parts):
-                    kept, before = kept + len(splats), before + info.points[index]
+                    kept += len(splats)
                     progress(Progress("pack", index + 1, info.frame_count))
                     yield splats
 
@@ -236,7 +235,7 @@ class _Job:
                     "fitted": self.fitter is not None,
                 },
             )
-        kept, before = kept + written.static_points, before + info.static_points
+        kept += written.static_points
         return Packed(
             written,
             output.stat().st_size,

@@ -11,22 +11,16 @@ this room needs no torch.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from ..errors import ReconstructionError
+from ..machine import in_threads
 from ..render.camera import Camera
 from .rig import focus_point
 
-T = TypeVar("T")
-
-#: Views that are worked on at a time, at most.
-_MOST_THREADS = 8
 #: Rows between the planes that are blurred as one tall image, so that they do not mix.
 _GAP = 4
 #: What a warp leaves where the neighbour's image has ended.
@@ -114,18 +108,9 @@ def sweep(
         choose_neighbours(reduced, view, centre, settings.neighbours)
         for view in range(len(reduced))
     ]
-    return per_view(
+    return in_threads(
         lambda view: _sweep_view(small, view, chosen[view], centre, settings), range(len(small))
     )
-
-
-def per_view(function: Callable[..., T], *arguments: Iterable) -> list[T]:
-    """`map` over the views, in threads: numpy and OpenCV work without Python's lock.
-
-    Not in too many: a view that is swept holds a hundred megabytes.
-    """
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        return list(pool.map(function, *arguments))
 
 
 def choose_neighbours(
@@ -343,7 +328,7 @@ def refine(
         moved = start + (found - _REFINED_PLANES) * step
         return InverseDepth(camera, np.float32(moved), confidence, step)
 
-    return per_view(one, range(len(surfaces)))
+    return in_threads(one, range(len(surfaces)))
 
 
 def _likeness_around(camera, grey, other, other_grey, inverse):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .plane_sweep import InverseDepth, per_view
+from ..machine import in_threads
+from .plane_sweep import InverseDepth
 from .points import mean_by_group
 from .view_surfaces import GUESS, back_projected, seen
 from .voxels import MAX_CELLS, pack
@@ -60,7 +61,7 @@ def fused(
         kept = ~_doubtful(index, surfaces, hidden[index], samples[0], near, settings)
         return [part[kept] for part in samples]
 
-    samples = per_view(one, range(len(surfaces)))
+    samples = in_threads(one, range(len(surfaces)))
     position, color, weight, pixel, detail = (
         np.concatenate(part) for part in zip(*samples, strict=True)
     )

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..machine import in_threads
 from ..render.camera import Camera
 from .depth_completion import complete
-from .plane_sweep import InverseDepth, per_view
+from .plane_sweep import InverseDepth
 from .shell import Shell
 from .zbuffer import project_finite
 
@@ -143,7 +144,7 @@ def completed(
             whole = through(trusted, 1.0)
         return replace(surface, inverse=_positive(whole), confidence=np.float32(trusted))
 
-    surfaces = per_view(one, surfaces, guides)
+    surfaces = in_threads(one, surfaces, guides)
     for _ in range(settings.rounds):
         surfaces = _pulled_together(surfaces, guides, near)
     return surfaces
@@ -218,4 +219,4 @@ def _pulled_together(surfaces, guides, near):
         )
         return replace(surface, inverse=_positive(whole))
 
-    return per_view(one, range(len(surfaces)))
+    return in_threads(one, range(len(surfaces)))

@@ -93,13 +93,10 @@ def train_fragment(
     images: ImageSource,
     train_settings: TrainSettings,
     settings: ResidualSettings,
-    *,
-    report: Callable[[int], None] = lambda frame: None,
 ) -> TrainedFragment:
     """Train the frames of one fragment, one after the other.
 
-    spacing: of the points, world units. report(number of a finished frame). Raises
-    ReconstructionError for a fragment without points.
+    spacing: of the points, world units. Raises ReconstructionError for a fragment without points.
     """
     if not sources or any(len(source.splats) == 0 for source in sources):
         raise ReconstructionError(
@@ -130,7 +127,6 @@ def train_fragment(
         state = frames[-1].state
         if network is None:
             network = field.network_integers()
-        report(number)
     return TrainedFragment(layout, network, frames)
 
 

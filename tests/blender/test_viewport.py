@@ -472,13 +472,13 @@ def test_rate_is_of_the_last_movement():
 
 def test_blender_keeps_a_processor_while_the_view_moves(monkeypatch):
     monkeypatch.delenv("PEEL4D_THREADS", raising=False)
-    monkeypatch.setattr(viewport_pictures.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     assert [viewport_pictures.moving_threads(n) for n in (0, 1, 4, 8)] == [7, 1, 4, 7]
     monkeypatch.setenv("PEEL4D_THREADS", "2")
     assert viewport_pictures.moving_threads(0) == 1
     monkeypatch.setenv("PEEL4D_THREADS", "many")
     assert viewport_pictures.moving_threads(0) == 7
-    monkeypatch.setattr(viewport_pictures.os, "sched_getaffinity", lambda _: {3})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3})
     assert viewport_pictures.moving_threads(0) == 1
 
 
