@@ -19,7 +19,7 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +30,20 @@ from peel4d.engine.capture.capture import Capture
 from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.capture.images import ImageReader
 from peel4d.engine.model.camera_color import CameraColor
+from peel4d.engine.render.splats import Splats
 from peel4d.engine.train.evaluate import held_out_pictures
-from peel4d.engine.train.frames import explicit_points
 from peel4d.engine.train.images import TrainingImages
-from peel4d.engine.train.initialize import initial_points
+from peel4d.engine.train.levels import (
+    explicit_points,
+    points_now,
+    starting_points,
+    train_levels,
+)
 from peel4d.engine.train.metrics import psnr
 from peel4d.engine.train.plan import Folder, make_plan
 from peel4d.engine.train.plates import load_plates
 from peel4d.engine.train.run import Run
 from peel4d.engine.train.settings import PRESETS, TrainSettings, preset
-from peel4d.engine.train.trainer import Job, train
 from peel4d.engine.train.watch import Watch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -163,6 +167,7 @@ def training(
     train_views = [i for i, view in enumerate(capture.views) if view.train]
     test_views = [i for i, view in enumerate(capture.views) if not view.train]
     source = "hull" if name == "hull" else "depth"
+    stops = Stops({round(share * settings.steps) for share in SCORED})
     plan = make_plan(
         capture,
         size=None,
@@ -175,6 +180,9 @@ def training(
         background="none",
     )
     settings = plan.settings
+    if pixels is not None:
+        settings = replace(settings, depth_pixels=pixels)
+        plan = replace(plan, settings=settings)
     learns = source == "depth" and settings.depth_weight > 0
     images = TrainingImages(capture, reader, plates, max_bytes=1 << 30, depth=learns)
     run = Run(
@@ -186,42 +194,31 @@ def training(
         test_views,
         plates,
         images,
-        Watch(),
+        stops,
         torch.device("cpu"),
         color=CameraColor(len(capture.views)),
     )
-    usable = images.usable(frame, train_views)  # decodes them
+    images.usable(frame, train_views)  # decodes them
     if source == "depth":
         for view in train_views:
             reader.depth(frame, view)
     clock, curve = Clock(), []
-    scored = {round(share * settings.steps) for share in SCORED}
 
-    def score(step: int) -> None:
+    def score(splats: Splats) -> None:
         clock.stop()
-        splats = model().to_splats()
         with torch.no_grad():
             pictures = held_out_pictures(run, splats, frame, "mask")
             value = float(np.mean([psnr(*shown) for _, *shown in pictures]))
         times = {"seconds": round(clock.wall, 3), "cpu_seconds": round(clock.cpu, 3)}
-        curve.append({"step": step, **times, "psnr": round(value, 3)})
+        curve.append({"step": stops.step, **times, "psnr": round(value, 3)})
         clock.start()
 
     clock.start()
-    given = pixels if source == "depth" else None
-    points, rgb = initial_points(capture, reader, frame, train_views, source=source, pixels=given)
-    model = explicit_points(points, rgb, settings, inset=settings.inset)
-    score(0)
-    stops = Stops(scored)
-    train(
-        model,
-        run.color,
-        Job(str(frame), (frame,), (tuple(usable),)),
-        images,
-        settings,
-        watch=stops,
-        on_preview=lambda _: score(stops.step),
-    )
+    label = capture.frames[frame]
+    points, rgb = starting_points(run, label)
+    inset = settings.inset_of(source)
+    score(points_now(explicit_points(points, rgb, settings, inset=inset), 0))
+    train_levels(run, label, points, rgb, settings=settings, resumable=False, on_preview=score)
     return {
         "source": name,
         "frame": capture.frames[frame],

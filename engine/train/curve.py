@@ -7,17 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..errors import ReconstructionError
 from ..progress import Progress, ProgressCallback, silent
 from .evaluate import held_out_pictures, score
-from .frames import explicit_points, starting_points
+from .levels import explicit_points, points_now, starting_points, train_levels
 from .masks import open_planned
 from .plan import Folder, load_plan
 from .run import Run, open_run, training_device
 from .shared import shared_stage
-from .trainer import Job, train
 from .watch import UNWATCHED
 
 #: Steps of the first training; every further one has twice as many, the last those of the plan.
@@ -78,15 +76,14 @@ def _measured(run: Run, label: int, steps: int, region: str) -> dict:
     frame = run.capture.frames.index(label)
     begun = time.monotonic()
     points, rgb = starting_points(run, label)
-    # As a hull is shown untrained, the points are where they were found.
-    inset = run.plan.settings.inset if steps else 0.0
-    settings = replace(run.plan.settings, steps=max(1, steps))
-    model = explicit_points(points, rgb, settings, inset=inset).to(run.device)
+    settings = run.plan.settings
     if steps:
-        usable = run.images.usable(frame, run.views)
-        train(model, run.color, Job(str(label), (frame,), (tuple(usable),)), run.images, settings)
-    with torch.no_grad():
-        splats = model().to_splats()
+        settings = replace(settings, steps=steps)
+        model, _ = train_levels(run, label, points, rgb, settings=settings, resumable=False)
+    else:
+        # As a hull is shown untrained, the points are where they were found.
+        model = explicit_points(points, rgb, settings, inset=0.0)
+    splats = points_now(model, 0)
     seconds = time.monotonic() - begun
     shown = held_out_pictures(run, splats, frame, region)
     scores = [score(name, label, *pictures) for name, *pictures in shown]

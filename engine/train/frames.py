@@ -13,20 +13,20 @@ import torch
 from ..geometry.filters import moved_inwards
 from ..geometry.points import Points
 from ..model.kplanes import FieldPoints, field_bounds
-from ..model.points import ExplicitPoints
 from ..progress import Progress, ProgressCallback
 from ..render.splats import Splats
 from .checkpoint import save_field, save_splats
 from .evaluate import held_out_pictures
-from .initialize import initial_points
+from .levels import explicit_points, forget_levels, points_now, starting_points, train_levels
 from .metrics import psnr
 from .plan import FRAGMENT_FRAMES, Folder, Plan
 from .run import Report, Run
-from .settings import TrainSettings
 from .trainer import Job, train
 
 #: Labels of the frames that are trained together.
 Unit = tuple[int, ...]
+#: What of a unit's work is done when its optimisation is: its pictures are looked at after that.
+_TRAINED = 0.98
 
 
 def units_left(plan: Plan, folder: Folder) -> list[Unit]:
@@ -89,35 +89,6 @@ def train_unit(run: Run, unit: Unit, report: Report, *, seconds: float) -> None:
         _train_frame(run, label, report, deadline)
 
 
-def explicit_points(
-    points: Points, rgb: np.ndarray, settings: TrainSettings, *, inset: float
-) -> ExplicitPoints:
-    """The model that training starts from. rgb: (N, 3) in [0, 1]. inset: in spacings."""
-    return ExplicitPoints(
-        moved_inwards(points, inset) if inset else points.position,
-        rgb,
-        points.spacing,
-        sh_degree=settings.sh_degree,
-        radius=settings.radius,
-        density=settings.density,
-    )
-
-
-def starting_points(run: Run, label: int) -> tuple[Points, np.ndarray]:
-    """Initial points of a frame and their colours, see `initial_points`; they have the run's
-    spacing, or find one where it has none yet."""
-    return initial_points(
-        run.capture,
-        run.reader,
-        run.capture.frames.index(label),
-        run.views,
-        source=run.plan.points,
-        spacing=run.spacing,
-        pixels=run.plan.settings.pixels_of(run.plan.points),
-        plates=run.plates,
-    )
-
-
 def _start(run: Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
     """Initial points of a frame, their colours, and the views that teach it.
 
@@ -133,22 +104,28 @@ def _start(run: Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
 
 
 def _train_frame(run: Run, label: int, report: Report, deadline: float) -> None:
-    settings = run.plan.settings
-    frame = run.capture.frames.index(label)
-    points, rgb, usable = _start(run, label)
-    model = explicit_points(points, rgb, settings, inset=settings.inset).to(run.device)
-    job = Job(str(label), (frame,), (tuple(usable),))
-    reached = _optimized(run, model, job, (label,), report, deadline)
-    _finish(run, label, _points_now(model, 0), reached, 1.0, report)
-    run.folder.running(job.key).unlink(missing_ok=True)
+    points, rgb, _ = _start(run, label)
+    model, reached = train_levels(
+        run,
+        label,
+        points,
+        rgb,
+        settings=run.plan.settings,
+        seconds=deadline - time.monotonic(),
+        on_part=lambda part, psnr: report(_TRAINED * part, {"training_psnr": psnr}),
+        on_preview=lambda splats: run.preview(label, splats),
+    )
+    _finish(run, label, points_now(model, 0), reached, 1.0, report)
+    forget_levels(run, label)
 
 
 def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> None:
     settings = run.plan.settings
     starts = [_start(run, label) for label in labels]
+    inset = settings.inset_of(run.plan.points)
     torch.manual_seed(settings.seed)
     model = FieldPoints(
-        [moved_inwards(points, settings.inset) for points, _, _ in starts],
+        [moved_inwards(points, inset) for points, _, _ in starts],
         [rgb for _, rgb, _ in starts],
         run.spacing,
         field_bounds([points.position for points, _, _ in starts], run.spacing),
@@ -161,45 +138,22 @@ def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> 
         tuple(run.capture.frames.index(label) for label in labels),
         tuple(tuple(usable) for _, _, usable in starts),
     )
-    reached = _optimized(run, model, job, labels, report, deadline)
-    save_field(run.folder.field(labels[0]), model, labels, psnr=reached)
-    for step, label in enumerate(labels):
-        _finish(run, label, _points_now(model, step), reached, (step + 1) / len(labels), report)
-    run.folder.running(job.key).unlink(missing_ok=True)
-
-
-def _optimized(
-    run: Run,
-    model: ExplicitPoints | FieldPoints,
-    job: Job,
-    labels: Unit,
-    report: Report,
-    deadline: float,
-) -> float:
-    """Train the model of these frames as its run wants it; the training PSNR in dB."""
-    return train(
+    reached = train(
         model,
         run.color,
         job,
         run.images,
-        run.plan.settings,
+        settings,
         seconds=deadline - time.monotonic(),
         checkpoint=run.folder.running(job.key),
-        on_step=_steps(report),
+        on_step=lambda step, total, psnr: report(_TRAINED * step / total, {"training_psnr": psnr}),
         watch=run.watch,
-        on_preview=lambda step: run.preview(labels[step], _points_now(model, step)),
+        on_preview=lambda step: run.preview(labels[step], points_now(model, step)),
     )
-
-
-#: What of a unit's work is done when its optimisation is: its pictures are looked at after that.
-_TRAINED = 0.98
-
-
-def _steps(report: Report):
-    def on_step(step: int, total: int, psnr: float) -> None:
-        report(_TRAINED * step / total, {"training_psnr": psnr})
-
-    return on_step
+    save_field(run.folder.field(labels[0]), model, labels, psnr=reached)
+    for step, label in enumerate(labels):
+        _finish(run, label, points_now(model, step), reached, (step + 1) / len(labels), report)
+    run.folder.running(job.key).unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -214,8 +168,3 @@ def _finish(
     if values:
         metrics["test_psnr"] = float(np.mean(values))
     report(_TRAINED + (1 - _TRAINED) * part, metrics)
-
-
-@torch.no_grad()
-def _points_now(model: ExplicitPoints | FieldPoints, step: int) -> Splats:
-    return model(step).to_splats()

@@ -23,12 +23,15 @@ class TrainSettings:
         axis of a pixel. Points that are not much larger than a pixel alias with one sample, and
         what is fitted to their aliasing looks wrong elsewhere: 0.6 dB with points from depth maps,
         which have two therefore; nothing with a hull's, which are larger.
-    hull_pixels: spacing of the points of a visual hull, in pixels of the median camera; finer ones
-        overfit unless they are trained with several samples.
+    levels: of a hull's explicit points, coarse to fine (see `levels`); `steps` are those of all.
+        fine_...: what the last of several levels has instead.
+    hull_pixels: spacing of the points of a visual hull, in pixels of the median camera, on the last
+        level. field_pixels: of those of a field, which has no levels.
     depth_pixels: of points from depth maps, in pixels of the median measurement.
-    radius, density: start values, in spacings and in [0, 1]. inset: how far the start
-        positions move into the subject, in spacings, because a disk centred on the surface sticks
-        out of the silhouette.
+    radius, density: start values, in spacings and in [0, 1]. hull_inset, depth_inset: how far the
+        start positions move into the subject. A hull is too fat by some pixels of the median
+        camera; what was measured by depth is not, but a disk centred there sticks out of the
+        silhouette by its radius, so that is in spacings.
     rates: Adam's learning rates; position in spacings, decayed by `decay` over the run. rotation:
         of the cameras while the background is trained, in pixels of an image that is 640 long; 0
         leaves the cameras as they are given.
@@ -37,8 +40,9 @@ class TrainSettings:
         of what it could teach: 3e-3 gained less than 0.1 dB, 1e-2 lost 0.2 to 0.3.
     position_roughness, offset_roughness, color_roughness, shimmer: weights of the `Roughness` of
         explicit points. The first rounds the edges that silhouettes leave where no camera has seen
-        the outline: a hull is never smaller than its subject, and bodies have no such edges. Points
-        from depth maps are where they belong, so a plan with these has none of it.
+        the outline: a hull is never smaller than its subject, and bodies have no such edges. That
+        is for coarse points to find; fine ones keep it, and would lose detail to more. Points from
+        depth maps are where they belong, so a plan with these has none of it.
     background_steps, background_radius, background_layers, background_samples: steps (whole
         images), start radius in spacings, K and samples for the static background.
         background_pixels: spacing of its points, in pixels of the median camera; where there is
@@ -48,16 +52,21 @@ class TrainSettings:
     """
 
     model: str = "explicit"
-    steps: int = 600
+    steps: int = 650
     sh_degree: int = 1
     layers: int = 12
     samples: int = 1
-    hull_pixels: float = 3.4
+    fine_samples: int = 2
+    levels: int = 3
+    hull_pixels: float = 2.4
+    field_pixels: float = 3.4
     depth_pixels: float = 1.8
     radius: float = 0.85
     density: float = 0.8
-    inset: float = 0.8
+    hull_inset: float = 2.7
+    depth_inset: float = 0.8
     position_rate: float = 0.15
+    fine_position_rate: float = 0.08
     radius_rate: float = 0.06
     density_rate: float = 0.1
     color_rate: float = 5e-3
@@ -70,8 +79,10 @@ class TrainSettings:
     lpips_weight: float = 1e-3
     depth_weight: float = 0.0
     position_roughness: float = 1e-2
+    fine_position_roughness: float = 2e-3
     offset_roughness: float = 6e-3
     color_roughness: float = 8e-3
+    fine_color_roughness: float = 1.6e-2
     shimmer: float = 0.1
     background_steps: int = 1000
     background_radius: float = 1.4
@@ -84,7 +95,13 @@ class TrainSettings:
 
     def pixels_of(self, points: str) -> float:
         """Spacing of points that come from a "hull" or from "depth", in pixels."""
-        return self.depth_pixels if points == "depth" else self.hull_pixels
+        if points == "depth":
+            return self.depth_pixels
+        return self.field_pixels if self.model == "field" else self.hull_pixels
+
+    def inset_of(self, points: str) -> float:
+        """How far points that come from a "hull" or from "depth" start inside, in spacings."""
+        return self.depth_inset if points == "depth" else self.hull_inset / self.pixels_of(points)
 
     @property
     def peel(self) -> PeelSettings:
@@ -129,6 +146,8 @@ class TrainSettings:
 PRESETS = {
     "draft": TrainSettings(
         steps=120,
+        levels=1,
+        hull_pixels=3.4,
         background_steps=250,
         background_samples=1,
         background_pixels=4.0,
@@ -137,9 +156,10 @@ PRESETS = {
     ),
     "standard": TrainSettings(),
     "high": TrainSettings(
-        steps=1000,
+        steps=1200,
         samples=2,
-        hull_pixels=2.9,
+        hull_pixels=1.8,
+        field_pixels=2.9,
         depth_pixels=1.3,
         dssim_weight=0.03,
         background_steps=1200,

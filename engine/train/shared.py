@@ -14,8 +14,8 @@ from ..render.backend import Instance, render_scene
 from .background import reconstruct_background
 from .cameras import corrected, load_color, load_spacing, save_cameras
 from .checkpoint import load_tensors, save_tensors
-from .frames import explicit_points, starting_points
 from .initialize import initial_surface
+from .levels import explicit_points, starting_points
 from .run import Run
 from .trainer import Job, StepCallback, train
 
@@ -115,8 +115,9 @@ def color_stage(
             if len(usable) < 3:
                 continue  # two cameras cannot tell a camera's colour from a material's
             job = Job(f"color-{label}", (frame,), (tuple(usable),))
+            inset = settings.inset_of(plan.points)
             train(
-                explicit_points(points, rgb, settings, inset=settings.inset).to(run.device),
+                explicit_points(points, rgb, settings, inset=inset).to(run.device),
                 learned,
                 job,
                 run.images,

@@ -159,6 +159,7 @@ def train(
     rotation: CameraRotation | None = None,
     seconds: float = math.inf,
     checkpoint: Path | None = None,
+    keep: bool = False,
     on_step: StepCallback | None = None,
     watch: Watch = UNWATCHED,
     on_preview: PreviewCallback | None = None,
@@ -167,13 +168,13 @@ def train(
 
     Where the model is, `images` must be; `color` is moved there for as long as it takes.
     checkpoint: a file that is written every few seconds and read first if it belongs to this job;
-    training then goes on where it stopped and ends in the same place. learn_color: also learn those
-    parts of `color` that require gradients, instead of none. rotation: of the cameras, is learned,
-    too, where it is given. seconds: that it may take; the rates decay with the time then, and there
-    are fewer steps. on_step(step, total, psnr)
-    is called about ten times a second. watch: may end training after any step, which is saved
-    first, and asks for on_preview(time step). Raises ReconstructionError when nothing can be
-    learned or the optimisation diverges, and what `watch` raises.
+    training then goes on where it stopped and ends in the same place. keep: write the end there,
+    too, for a job that goes on from it. learn_color: also learn those parts of `color` that require
+    gradients, instead of none. rotation: of the cameras, is learned, too, where it is given.
+    seconds: that it may take; the rates decay with the time then, and there are fewer steps.
+    on_step(step, total, psnr) is called about ten times a second. watch: may end training after any
+    step, which is saved first, and asks for on_preview(time step). Raises ReconstructionError when
+    nothing can be learned or the optimisation diverges, and what `watch` raises.
     """
     order = schedule(job, settings)
     if not order:
@@ -246,6 +247,8 @@ def train(
             if checkpoint and now - saved > CHECKPOINT_SECONDS:
                 save(step + 1, part)
                 saved = now
+        if keep and checkpoint:
+            save(len(order), 1.0)
         if on_step:
             on_step(len(order), len(order), recent(_REPORTED_STEPS))
         return recent(len(set(order)))
