@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from peel4d.engine.capture.detect import open_capture
+from peel4d.engine.capture.images import ImageReader
+from peel4d.engine.cli.main import build_parser
+from peel4d.engine.cli.reconstruct import plan_of
 from peel4d.engine.geometry.points import Points
+from peel4d.engine.geometry.visual_hull import HullSettings, visual_hull
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.progress import silent
 from peel4d.engine.train import trainer
@@ -190,3 +196,30 @@ def test_an_interrupted_frame_ends_where_an_uninterrupted_one_does(opened, monke
     np.testing.assert_allclose(actual.sh, expected.sh, atol=1e-3)
     forget_levels(run, 0)
     assert not run.folder.all_running()
+
+
+@pytest.mark.parametrize("model", ["explicit", "field"])
+def test_the_distance_of_points_can_be_chosen(ball_capture, tmp_path, model):
+    """Points twice as far apart are a quarter as many."""
+    capture = open_capture(ball_capture)
+
+    def points_at(*arguments: str) -> int:
+        given = ["reconstruct", str(ball_capture), "-o", str(tmp_path / "r"), "--model", model]
+        plan = plan_of(build_parser().parse_args([*given, *arguments]))
+        pixels = plan.settings.pixels_of("hull")
+        cameras = [capture.camera(0, view) for view in range(len(capture.views))]
+        masks = [ImageReader(capture).mask(0, view) for view in range(len(capture.views))]
+        return len(visual_hull(cameras, masks, HullSettings(pixels_per_point=pixels)))
+
+    fine, coarse = points_at("--point-pixels", "2"), points_at("--point-pixels", "4")
+    assert 3 < fine / coarse < 5.5
+    usual = replace(PRESETS["standard"], model=model).pixels_of("hull")
+    assert points_at() == points_at("--point-pixels", str(usual))
+
+
+@pytest.mark.parametrize("text", ["0", "0.1", "51", "many", "nan"])
+def test_impossible_distances_are_refused(ball_capture, tmp_path, capsys, text):
+    given = ["reconstruct", str(ball_capture), "-o", str(tmp_path), "--point-pixels", text]
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(given)
+    assert text in capsys.readouterr().err

@@ -79,6 +79,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def parse_pixels(text: str) -> float:
+    """ "2.4" -> 2.4; from half a pixel to 50."""
+    value = positive_float(text)
+    if not 0.5 <= value <= 50:
+        raise argparse.ArgumentTypeError(f"'{text}' is not between 0.5 and 50 pixels")
+    return value
+
+
 def seed(text: str) -> int:
     """ "0" -> 0; what every random generator here accepts."""
     if not text.isdigit() or int(text) >= 1 << 63:

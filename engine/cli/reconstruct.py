@@ -12,6 +12,7 @@ from .arguments import (
     add_device,
     parse_memory,
     parse_names,
+    parse_pixels,
     parse_seconds,
     parse_size,
     positive_int,
@@ -69,6 +70,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         "is off (auto), or take them as they are (given)",
     )
     parser.add_argument("--steps", type=positive_int, help="optimisation steps per frame")
+    parser.add_argument(
+        "--point-pixels",
+        type=parse_pixels,
+        metavar="PIXELS",
+        help="distance of the subject's points, in pixels of the median camera (standard: 2.4, or "
+        "1.8 from depth maps); larger: smaller clips, smaller: near things are sharper",
+    )
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="image size, if not stored")
     add_resources(parser)
@@ -114,6 +122,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
     changes = {"model": options.model, "seed": options.seed}
     if options.steps is not None:
         changes["steps"] = options.steps
+    if options.point_pixels is not None:
+        names = ("hull_pixels", "field_pixels", "depth_pixels")
+        changes |= dict.fromkeys(names, options.point_pixels)
     if options.cameras == "given":
         changes["rotation_rate"] = 0.0
     settings = preset(options.preset, **changes)
