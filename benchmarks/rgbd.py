@@ -19,7 +19,7 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,8 @@ def main() -> int:
     parser.add_argument("--pixels", type=float, help="spacing of fused points (default: preset's)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as training does
-    changes = {} if options.depth_weight is None else {"depth_weight": options.depth_weight}
+    given = {"depth_weight": options.depth_weight, "depth_pixels": options.pixels}
+    changes = {name: value for name, value in given.items() if value is not None}
     settings = preset(options.preset, **changes)
     capture = open_capture(options.capture)
     size = 1 << 30
@@ -130,7 +131,7 @@ def main() -> int:
     rows = []
     for frame in sorted(set(frames)):
         found = [
-            training(capture, reader, plates, frame, name, settings, options.pixels)
+            training(capture, reader, plates, frame, name, settings)
             for name, reader in readers.items()
         ]
         goal = found[0]["curve"][-1]["psnr"]
@@ -161,7 +162,6 @@ def training(
     frame: int,
     name: str,
     settings: TrainSettings,
-    pixels: float | None,
 ) -> dict:
     """One frame trained from the points of one source, scored on the way."""
     train_views = [i for i, view in enumerate(capture.views) if view.train]
@@ -180,9 +180,6 @@ def training(
         background="none",
     )
     settings = plan.settings
-    if pixels is not None:
-        settings = replace(settings, depth_pixels=pixels)
-        plan = replace(plan, settings=settings)
     learns = source == "depth" and settings.depth_weight > 0
     images = TrainingImages(capture, reader, plates, max_bytes=1 << 30, depth=learns)
     run = Run(

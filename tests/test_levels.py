@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from power_cut import PowerCut, cut_power
 
 from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.capture.images import ImageReader
 from peel4d.engine.cli.main import build_parser
 from peel4d.engine.cli.reconstruct import plan_of
+from peel4d.engine.geometry.filters import thinned
 from peel4d.engine.geometry.points import Points
 from peel4d.engine.geometry.visual_hull import HullSettings, visual_hull
 from peel4d.engine.model.camera_color import CameraColor
@@ -24,7 +26,6 @@ from peel4d.engine.train.levels import (
     levels_of,
     points_now,
     starting_points,
-    thinned,
     train_levels,
 )
 from peel4d.engine.train.plan import Folder, make_plan
@@ -150,10 +151,6 @@ def opened(ball_capture, tmp_path):
     return run, *starting_points(run, 0)
 
 
-class PowerCut(Exception):
-    pass
-
-
 @pytest.mark.parametrize("level", [0, 1])
 def test_an_interrupted_frame_ends_where_an_uninterrupted_one_does(opened, monkeypatch, level):
     run, points, rgb = opened
@@ -172,18 +169,12 @@ def test_an_interrupted_frame_ends_where_an_uninterrupted_one_does(opened, monke
     assert psnr > 20
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    original, calls = trainer.picture_loss, []
+    original = trainer.picture_loss
     coarse_steps = levels_of(settings, "hull")[0].settings.steps
     cut_at = 10 if level == 0 else coarse_steps + 10
 
-    def cut(*arguments):
-        calls.append(1)
-        if len(calls) == cut_at:
-            raise PowerCut
-        return original(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "picture_loss", cut)
+        cut_power(patch, cut_at)
         with pytest.raises(PowerCut):
             train_levels(run, 0, points, rgb, settings=settings)
     assert len(run.folder.all_running()) == 1 + level

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from power_cut import PowerCut, cut_power
 
 from peel4d.engine.capture.detect import open_capture
 from peel4d.engine.capture.images import ImageReader
@@ -150,23 +151,6 @@ def test_stored_camera_colours_need_no_points(ball_capture, tmp_path, monkeypatc
     assert spacing == 0.125 and folder.shared.is_file()
 
 
-class PowerCut(Exception):
-    pass
-
-
-def cut_power(monkeypatch) -> None:
-    """Let the 25th step of a training be its last."""
-    original, calls = trainer.picture_loss, []
-
-    def cut(*arguments):
-        calls.append(1)
-        if len(calls) == 25:
-            raise PowerCut
-        return original(*arguments)
-
-    monkeypatch.setattr(trainer, "picture_loss", cut)
-
-
 def test_an_interrupted_job_ends_where_an_uninterrupted_one_does(setup, tmp_path, monkeypatch):
     images, job, fresh = setup
     whole, color = fresh()
@@ -177,7 +161,7 @@ def test_an_interrupted_job_ends_where_an_uninterrupted_one_does(setup, tmp_path
     broken, color = fresh()
 
     original = trainer.picture_loss
-    cut_power(monkeypatch)
+    cut_power(monkeypatch, 25)
     with pytest.raises(PowerCut):
         train(broken, color, job, images, SETTINGS, checkpoint=checkpoint)
 
@@ -207,7 +191,7 @@ def test_an_interrupted_job_goes_on_with_its_cameras(setup, ball_capture, tmp_pa
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
     checkpoint = tmp_path / "running.safetensors"
     with monkeypatch.context() as patch:
-        cut_power(patch)
+        cut_power(patch, 25)
         with pytest.raises(PowerCut):
             turned(checkpoint)
     np.testing.assert_allclose(turned(checkpoint), whole, atol=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .points import Points
+from .points import Points, mean_by_group, unit_or_zero
 from .voxels import components, pack
 
 #: FLANN's number for one k-d tree, which is searched exactly, and points in its leaves.
@@ -100,3 +100,17 @@ def moved_inwards(points: Points, spacings: float) -> np.ndarray:
     thin = ((facing < -0.2) & (distance < 2.5 * points.spacing)).any(axis=1)
     step = np.where(thin, 0, spacings * points.spacing).astype(np.float32)
     return points.position - step[:, None] * points.normal
+
+
+def thinned(points: Points, rgb: np.ndarray, spacing: float) -> tuple[Points, np.ndarray]:
+    """One point for every cell of `spacing` that has any: their mean place, side and colour.
+
+    rgb: (N, 3). spacing: world units, larger than that of the points.
+    """
+    cells = np.floor((points.position - points.position.min(axis=0)) / spacing).astype(np.int64)
+    _, group, size = np.unique(pack(cells), return_inverse=True, return_counts=True)
+    position = mean_by_group(points.position, group, size)
+    normal = None
+    if points.normal is not None:
+        normal = unit_or_zero(mean_by_group(points.normal, group, size))
+    return Points(position, spacing, normal), np.float32(mean_by_group(rgb, group, size))

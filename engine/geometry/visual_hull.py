@@ -55,7 +55,7 @@ class HullSettings:
         at least one pixel, because voxels can miss what is thinner than they are; 0 for exact ones.
     min_mask_area: mask components below this fraction of the image are noise (40 px of 640x360).
     pixels_per_point: the spacing of the points, in pixels of the median camera. Training overfits
-        with points finer than about three pixels and loses detail with coarser ones.
+        with points finer than about three pixels, unless coarser ones find the surface first.
     max_points: the spacing grows until there are at most so many.
     min_component: connected groups with a smaller share of the points are noise.
     """

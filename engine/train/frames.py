@@ -89,8 +89,8 @@ def train_unit(run: Run, unit: Unit, report: Report, *, seconds: float) -> None:
         _train_frame(run, label, report, deadline)
 
 
-def _start(run: Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
-    """Initial points of a frame, their colours, and the views that teach it.
+def _start(run: Run, label: int) -> tuple[Points, np.ndarray]:
+    """Initial points of a frame and their colours.
 
     What they look like before training, as they were found, is kept in the folder.
     """
@@ -100,11 +100,11 @@ def _start(run: Run, label: int) -> tuple[Points, np.ndarray, list[int]]:
     save_splats(run.folder.initial(label), splats)
     if run.watch.preview_due():
         run.preview(label, splats)
-    return points, rgb, run.images.usable(run.capture.frames.index(label), run.views)
+    return points, rgb
 
 
 def _train_frame(run: Run, label: int, report: Report, deadline: float) -> None:
-    points, rgb, _ = _start(run, label)
+    points, rgb = _start(run, label)
     model, reached = train_levels(
         run,
         label,
@@ -125,19 +125,17 @@ def _train_fragment(run: Run, labels: Unit, report: Report, deadline: float) -> 
     inset = settings.inset_of(run.plan.points)
     torch.manual_seed(settings.seed)
     model = FieldPoints(
-        [moved_inwards(points, inset) for points, _, _ in starts],
-        [rgb for _, rgb, _ in starts],
+        [moved_inwards(points, inset) for points, _ in starts],
+        [rgb for _, rgb in starts],
         run.spacing,
-        field_bounds([points.position for points, _, _ in starts], run.spacing),
+        field_bounds([points.position for points, _ in starts], run.spacing),
         sh_degree=settings.sh_degree,
         radius=settings.radius,
         density=settings.density,
     ).to(run.device)
-    job = Job(
-        f"fragment-{labels[0]}",
-        tuple(run.capture.frames.index(label) for label in labels),
-        tuple(tuple(usable) for _, _, usable in starts),
-    )
+    frames = tuple(run.capture.frames.index(label) for label in labels)
+    usable = tuple(tuple(run.images.usable(frame, run.views)) for frame in frames)
+    job = Job(f"fragment-{labels[0]}", frames, usable)
     reached = train(
         model,
         run.color,

@@ -17,9 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..geometry.filters import moved_inwards, nearest_neighbours
-from ..geometry.points import Points, mean_by_group, unit_or_zero
-from ..geometry.voxels import pack
+from ..geometry.filters import moved_inwards, nearest_neighbours, thinned
+from ..geometry.points import Points
 from ..model.points import ExplicitPoints
 from ..render.splats import Splats
 from .initialize import initial_points
@@ -105,20 +104,6 @@ def explicit_points(
         radius=settings.radius,
         density=settings.density,
     )
-
-
-def thinned(points: Points, rgb: np.ndarray, spacing: float) -> tuple[Points, np.ndarray]:
-    """One point for every cell of `spacing` that has any: their mean place, side and colour.
-
-    rgb: (N, 3). spacing: world units, larger than that of the points.
-    """
-    cells = np.floor((points.position - points.position.min(axis=0)) / spacing).astype(np.int64)
-    _, group, size = np.unique(pack(cells), return_inverse=True, return_counts=True)
-    position = mean_by_group(points.position, group, size)
-    normal = None
-    if points.normal is not None:
-        normal = unit_or_zero(mean_by_group(points.normal, group, size))
-    return Points(position, spacing, normal), np.float32(mean_by_group(rgb, group, size))
 
 
 @torch.no_grad()

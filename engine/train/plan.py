@@ -14,7 +14,8 @@ from .records import read_json, write_json
 from .settings import TrainSettings
 
 SCHEMA = "peel4d-reconstruction"
-VERSION = 1
+#: 2: recipes have levels.
+VERSION = 2
 #: Frames of one training job with a field; also the clip's unit (see DESIGN.md, fragment).
 FRAGMENT_FRAMES = 10
 POINT_SOURCES = ("auto", "hull", "depth")

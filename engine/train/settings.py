@@ -1,4 +1,5 @@
-"""What a training run can be told. Lengths are in point spacings, so no setting knows metres."""
+"""What a training run can be told. Lengths are in point spacings or pixels, so no setting knows
+metres."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ class TrainSettings:
     sh_degree: of the view-dependent colour. layers: K of the peel in training. samples: along each
         axis of a pixel. Points that are not much larger than a pixel alias with one sample, and
         what is fitted to their aliasing looks wrong elsewhere: 0.6 dB with points from depth maps,
-        which have two therefore; nothing with a hull's, which are larger.
+        which have two therefore, and so has the last level of a hull's; nothing with larger ones.
     levels: of a hull's explicit points, coarse to fine (see `levels`); `steps` are those of all.
         fine_...: what the last of several levels has instead.
     hull_pixels: spacing of the points of a visual hull, in pixels of the median camera, on the last
