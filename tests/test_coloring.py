@@ -1,5 +1,7 @@
 """Colours by projection: who is visible, whose sample counts, and who is never asked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -171,8 +173,10 @@ def test_depth_buffer_of_single_disks():
     side = FRONT.project(points[4])[0][0]
     assert drawn[48, int(side)] and drawn[:, 90:].sum() > 20  # cut by the border, not wrapped
     assert not drawn[:, :40].any()
-    single = depth_buffer(np.array([[0.1, 0.1, 0]]), 1e-6, FRONT)
-    assert np.isfinite(single).sum() == 1  # the pixel of the centre is always drawn
+    single = depth_buffer(np.array([[0.105, 0.105, 0]]), 1e-6, FRONT)
+    assert np.argwhere(np.isfinite(single)).tolist() == [[52, 52]]  # the centre's pixel, always
+    far = replace(FRONT, t=FRONT.t - [0, 1e6, 0])  # precise as ever far from the origin
+    np.testing.assert_allclose(depth_buffer(points + [0, 1e6, 0], 0.1, far), buffer, rtol=1e-6)
 
 
 def test_projection_never_yields_a_usable_index_for_what_is_not_seen():

@@ -199,16 +199,11 @@ def _vote_chunk(centres, half_diagonal, voters, ratio, min_views):
 def _judge(points, half_diagonal, voter):
     """For each ball: may / must the camera see it, may / must it be covered (four bool (N,))."""
     camera = voter.camera
-    p = points @ camera.R.T + camera.t
-    z = p[:, 2]
-    near = max(camera.near, _SMALLEST_Z)
-    in_front = z - half_diagonal > near
+    u, v, z = camera.image_of(points)
+    in_front = z - half_diagonal > max(camera.near, _SMALLEST_Z)
     # What reaches behind the near plane has no bounded projection; it is judged below.
-    divisor = 1.0 if camera.orthographic else np.where(in_front, z, 1.0)
-    x, y = p[:, 0] / divisor, p[:, 1] / divisor
-    K = camera.K
-    u = K[0, 0] * x + K[0, 1] * y + K[0, 2]
-    v = K[1, 1] * y + K[1, 2]
+    behind = np.flatnonzero(~in_front)
+    u[behind] = v[behind] = 0.0
     width, height = voter.extent
     column = np.clip(u, 0, camera.width - 1).astype(np.int32)
     row = np.clip(v, 0, camera.height - 1).astype(np.int32)
@@ -217,10 +212,11 @@ def _judge(points, half_diagonal, voter):
         seen = in_front & (z < camera.far) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
         covered = distance <= voter.dilation
         return seen, seen, covered, covered
-    reach = np.linalg.norm(K[:2, :2], 2) * half_diagonal
+    reach = np.linalg.norm(camera.K[:2, :2], 2) * half_diagonal
     if not camera.orthographic:
-        reach = reach * np.sqrt(1 + x * x + y * y) / np.where(in_front, z - half_diagonal, 1.0)
-    straddles = ~in_front & (z + half_diagonal > near)
+        squared = (camera.rays(u, v) ** 2).sum(axis=-1)
+        reach = reach * np.sqrt(squared) / np.where(in_front, z - half_diagonal, 1.0)
+    straddles = ~in_front & (z + half_diagonal > max(camera.near, _SMALLEST_Z))
     touches = (u + reach >= 0) & (v + reach >= 0) & (u - reach < width) & (v - reach < height)
     inside = (u - reach >= 0) & (v - reach >= 0) & (u + reach < width) & (v + reach < height)
     may_see = straddles | (in_front & touches & (z - half_diagonal < camera.far))

@@ -178,7 +178,8 @@ class Carved:
         """Which cells (..., 3) of the fine grid stayed: bool (...)."""
         inside = find(self.keys, pack(cells)) >= 0
         for scale, keys in self.interior.items():
-            inside |= find(keys, pack(cells // scale)) >= 0
+            rest = np.nonzero(~inside)
+            inside[rest] = find(keys, pack(cells[rest] // scale)) >= 0
         return inside
 
 

@@ -56,13 +56,29 @@ class Camera:
         Pixels are NaN where a perspective camera sees z <= 0, so that a point behind the camera
         can never pass for one in the image.
         """
-        p = self.to_camera(points)
-        z = p[..., 2]
-        divisor = np.ones_like(z) if self.orthographic else np.where(z > 0, z, np.nan)
-        x, y = p[..., 0] / divisor, p[..., 1] / divisor
-        u = self.K[0, 0] * x + self.K[0, 1] * y + self.K[0, 2]
-        v = self.K[1, 1] * y + self.K[1, 2]
-        return np.stack([u, v], axis=-1), z
+        u, v, z = self.image_of(points)
+        uv = np.stack([u, v], axis=-1)
+        if not self.orthographic:
+            uv[np.logical_not(z > 0)] = np.nan
+        return uv, z
+
+    def image_of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """World points (..., 3) -> pixels u, v (...) and depth z (...), each an array of its own.
+
+        What a perspective camera sees at z <= 0 is not marked here, see `project`.
+        """
+        points = np.asarray(points, dtype=np.float64)
+        linear, shift = self.R.copy(), self.t.copy()
+        linear[:2], shift[:2] = self.K[:2, :2] @ self.R[:2], self.K[:2, :2] @ self.t[:2]
+        # One product with the points along its rows: several times faster than (..., 3) arrays.
+        found = linear @ points.reshape(-1, 3).T
+        u, v, z = (row.reshape(points.shape[:-1]) for row in found)
+        z = z + shift[2]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            divisor = 1.0 if self.orthographic else z
+            u = (u + shift[0]) / divisor + self.K[0, 2]
+            v = (v + shift[1]) / divisor + self.K[1, 2]
+        return u, v, z
 
     def rays(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Camera-space points (..., 3) at z = 1 that project to the pixels u, v (...), float64.
