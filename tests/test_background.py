@@ -19,6 +19,7 @@ from peel4d.engine.geometry.plane_sweep import (
     InverseDepth,
     SweepSettings,
     _better_half,
+    believed,
     choose_neighbours,
     scene_centre,
     semi_global,
@@ -29,6 +30,7 @@ from peel4d.engine.geometry.surface_fusion import FusionSettings, fused
 from peel4d.engine.geometry.view_surfaces import ConsensusSettings, _nearest_surface
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.render.backend import Instance, render_scene
+from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.core import IDENTITY
 from peel4d.engine.render.settings import PeelSettings
 from peel4d.engine.render.splats import Splats
@@ -285,6 +287,63 @@ def test_a_plain_room_has_no_background():
     with pytest.raises(ReconstructionError, match="do not agree") as raised:
         static_background(cameras, plates, [np.ones((72, 96), bool)] * 4)
     assert "calibration" in raised.value.hint
+
+
+def measured_walls(cameras: list[Camera], noise: float) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    exact = [walls(camera, rays(camera)) for camera in cameras]
+    return [np.float32(z + random.normal(0, noise, z.shape)) for z in exact]
+
+
+def test_a_plain_room_is_where_a_sensor_measures_it():
+    """The same plain plates, and depth of 1 cm of noise at 2 to 6 units; one view has none."""
+    cameras = room_cameras(4)
+    plates = [np.full((72, 96, 3), 128, np.uint8)] * 4
+    depths = measured_walls(cameras, 0.01)
+    depths[1][:, :30] = 0  # out of the sensor's range
+    depths[2][...] = 0
+    known = [np.ones((72, 96), bool)] * 4
+    quick = BackgroundSettings(sweep=SweepSettings(longer_side=48, neighbours=3))
+    found = static_background(cameras, plates, known, depths=depths, settings=quick)
+    position, spacing = found.points.position[~found.guessed], found.points.spacing
+    assert len(position) > 300
+    distance = np.abs(to_walls(position)) / spacing
+    assert np.median(distance) < 0.1 and np.quantile(distance, 0.9) < 0.5
+    for surface in found.surfaces:  # the view without depth has its neighbours'
+        error = np.abs(surface.inverse * walls(surface.camera, rays(surface.camera)) - 1)
+        assert np.median(error) < 0.01 and np.quantile(error, 0.9) < 0.05
+
+
+def test_what_is_measured_beats_what_looks_alike():
+    """A view with texture that has half of its picture measured: there it is exact."""
+    cameras = room_cameras()
+    plates = [picture(camera, walls) for camera in cameras]
+    depths: list[np.ndarray | None] = [None] * len(cameras)
+    depths[3] = measured_walls(cameras, 0.0)[3]
+    depths[3][:, :48] = 0
+    settings = SweepSettings(longer_side=48, neighbours=4)
+    swept, half = (
+        sweep(cameras, plates, scene_centre(cameras), settings, measured=given)[3]
+        for given in (None, depths)
+    )
+    assert swept.sensed is None and half.camera.width == 48
+    np.testing.assert_array_equal(half.inverse[:, :23], swept.inverse[:, :23])
+    assert not half.sensed[:, :23].any() and half.sensed[:, 25:].mean() > 0.8
+    truth = 1 / walls(half.camera, rays(half.camera))
+    np.testing.assert_allclose(half.inverse[half.sensed], truth[half.sensed], rtol=0.01)
+    assert (half.confidence[half.sensed] == 1).all()
+
+
+def test_a_pixel_between_two_things_is_not_believed():
+    camera = looking([0.03, 0, 0], [0.03, 0, 4], width=96, height=72)
+    depth = np.float32(post(camera, rays(camera)))
+    blank = np.full((24, 32), 0.1, np.float32)
+    surface = InverseDepth(camera.scaled(32, 24), blank, np.zeros_like(blank), 0.01)
+    found = believed(surface, depth)
+    inverse = found.inverse[found.sensed]
+    assert np.minimum(np.abs(inverse - 1 / 2.5), np.abs(inverse - 1 / 4)).max() < 1e-3
+    assert found.sensed.mean() == 30 / 32  # a column at either edge of the post
+    assert (found.inverse[~found.sensed] == 0.1).all()
 
 
 def test_cameras_that_see_nothing_in_common():

@@ -11,7 +11,7 @@ import torch
 from peel4d.engine.model.camera_color import CameraColor
 from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.splats import SH_C0, Splats
-from peel4d.engine.train.plates import PLATE_RIM, surely_subject
+from peel4d.engine.train.plates import PLATE_RIM, plate_depth, surely_subject
 from peel4d.engine.train.settings import TrainSettings
 from peel4d.engine.train.shared import complete_plates
 
@@ -98,3 +98,54 @@ def test_the_background_fills_the_holes_of_a_plate_as_the_camera_sees_it():
     # Nothing is made up where there is no wall, and what was seen stays.
     assert (filled[20:30, 40:, 3] == 0).all() and (filled[:20] == plate[:20]).all()
     assert (plate[20:30, :, 3] == 0).all() and set(run.plates) == {0}
+
+
+class DepthReader:
+    """Six frames of a slanted wall seen through noise, with a subject that walks before it."""
+
+    frames, views = range(6), 1
+
+    def __init__(self, everywhere: bool = True):
+        self.wall = np.float32(np.linspace(3, 5, SIZE)) * np.ones((240, 1), np.float32)
+        self.everywhere = everywhere
+
+    def mask(self, frame: int, view: int) -> np.ndarray:
+        mask = np.zeros((240, SIZE), bool)
+        mask[:, 40 * frame : 40 * frame + 60] = True
+        return mask
+
+    def depth(self, frame: int, view: int) -> np.ndarray:
+        random = np.random.default_rng(frame)
+        depth = self.wall + random.normal(0, 0.02, self.wall.shape).astype(np.float32)
+        mask = self.mask(frame, view)
+        depth[mask] = 2
+        depth[random.random(depth.shape) < 0.1] = 0  # holes
+        depth[:20] = 0  # never measured
+        return depth if self.everywhere else np.where(mask, depth, 0)
+
+
+def depth_of_plate(reader: DepthReader, *, frames: range = range(6)) -> np.ndarray | None:
+    files = {(frame, 0): None for frame in frames}
+    capture = SimpleNamespace(
+        moving=False,
+        frames=range(6),
+        depths=files,
+        masks={(frame, 0): None for frame in range(6)},
+        views=[SimpleNamespace(width=SIZE, height=240)],
+    )
+    return plate_depth(capture, reader, 0)
+
+
+def test_the_depth_of_a_plate_is_that_behind_the_subject():
+    reader = DepthReader()
+    found = depth_of_plate(reader)
+    assert found.dtype == np.float32 and not found[:20].any()
+    known = found[20:] > 0
+    assert known.mean() > 0.99
+    error = np.abs(found - reader.wall)[20:][known]
+    assert error.max() < 0.1 and np.median(error) < 0.01  # of noise 0.02, averaged
+
+
+def test_a_capture_that_measures_its_subject_only_has_no_depth_of_plates():
+    assert depth_of_plate(DepthReader(everywhere=False)) is None
+    assert depth_of_plate(DepthReader(), frames=range(0)) is None

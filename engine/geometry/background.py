@@ -85,6 +85,7 @@ def static_background(
     *,
     bounds: np.ndarray | None = None,
     lenses: Sequence[Camera] = (),
+    depths: Sequence[np.ndarray | None] | None = None,
     settings: BackgroundSettings | None = None,
 ) -> Background:
     """Points of what does not move, coloured.
@@ -93,11 +94,14 @@ def static_background(
     known: V bool arrays (H, W), false where a plate was filled in. bounds: (2, 3) of the subject,
     says where the cameras look; otherwise it follows from them. lenses: further cameras of the rig
     whose view must not be covered by what they are mounted in; only their calibration is used.
+    depths: V arrays (H, W) of camera-space z where a sensor has measured what does not move, else
+    0; or None. They take the place of what the plates are compared for.
     Raises ReconstructionError where fewer than two views can be compared or nothing agrees.
     """
     settings = settings or BackgroundSettings()
     centre = scene_centre(cameras, bounds)
-    maps = sweep(cameras, plates, centre, settings.sweep)
+    depths = [None] * len(cameras) if depths is None else depths
+    maps = sweep(cameras, plates, centre, settings.sweep, measured=depths)
     views = [view for view, found in enumerate(maps) if found is not None]
     if len(views) < 2:
         raise ReconstructionError(
@@ -120,7 +124,9 @@ def static_background(
     # Once more, finer, around what has been found. The surfaces keep their size: what they gain is
     # precision, and a completion of four times the pixels costs more than it brings.
     shown = [plates[view] for view in views]
-    finer = without_hidden(refine(surfaces, shown, centre, settings.sweep), hidden)
+    measured = [depths[view] for view in views]
+    finer = refine(surfaces, shown, centre, settings.sweep, measured=measured)
+    finer = without_hidden(finer, hidden)
     position, weight = agreed(finer, near, settings.consensus)
     if len(position):
         shell = fit_shell(position, weight, shell.middle)

@@ -12,7 +12,7 @@ this room needs no torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,8 @@ _MIN_OVERLAP = 0.02
 #: noise; the images are larger, so windows and noise are, too.
 _REFINED_PLANES, _REFINED_STEP = 6, 0.5
 _REFINED_WINDOW, _REFINED_NOISE = 7, 4.0
+#: A view that has measured so much of its picture is not swept; its map is so many times as large.
+_MEASURED, _MEASURED_SIZE = 0.8, 2
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ class InverseDepth:
 
     inverse: (H, W) float32, 1 / z in 1 / world units. confidence: (H, W) float32 in [0, 1].
     step: distance of the sweep's planes, the scale of its errors, 1 / world units.
+    sensed: (H, W) bool, what a sensor has measured, which needs nobody to confirm it; or None.
     """
 
     camera: Camera
     inverse: np.ndarray
     confidence: np.ndarray
     step: float
+    sensed: np.ndarray | None = None
 
 
 def scene_centre(cameras: Sequence[Camera], bounds: np.ndarray | None = None) -> np.ndarray:
@@ -95,11 +99,15 @@ def sweep(
     images: Sequence[np.ndarray],
     centre: np.ndarray,
     settings: SweepSettings | None = None,
+    *,
+    measured: Sequence[np.ndarray | None] | None = None,
 ) -> list[InverseDepth | None]:
     """The inverse depth of every view, None for one that has no neighbours.
 
     cameras: V, perspective. images: V arrays (H, W, 3) uint8 RGB of a scene that does not move.
     centre: (3,), see `scene_centre`; depths from a part of its distance to infinity are tried.
+    measured: V arrays (H, W) of camera-space z where a sensor knows it, else 0; or None. What was
+    measured is believed, and views that know most of their picture are not swept at all.
     """
     settings = settings or SweepSettings()
     small = [_small(*pair, settings.longer_side) for pair in zip(cameras, images, strict=True)]
@@ -108,8 +116,49 @@ def sweep(
         choose_neighbours(reduced, view, centre, settings.neighbours)
         for view in range(len(reduced))
     ]
-    return in_threads(
-        lambda view: _sweep_view(small, view, chosen[view], centre, settings), range(len(small))
+    measured = [None] * len(cameras) if measured is None else measured
+
+    def one(view):
+        if not chosen[view]:
+            return None
+        depth = measured[view]
+        inverse = _planes(reduced, view, chosen[view], centre, settings)
+        if depth is None:
+            return _sweep_view(small, view, chosen[view], inverse, settings)
+        if (depth > 0).mean() < _MEASURED:
+            return believed(_sweep_view(small, view, chosen[view], inverse, settings), depth)
+        size = _MEASURED_SIZE * settings.longer_side
+        camera, grey = _small(cameras[view], images[view], size)
+        step = float(inverse[1] - inverse[0]) / _MEASURED_SIZE
+        far, unsure = np.full(grey.shape, step, np.float32), np.zeros(grey.shape, np.float32)
+        return believed(InverseDepth(camera, far, unsure, step), depth)
+
+    return in_threads(one, range(len(small)))
+
+
+def believed(surface: InverseDepth, depth: np.ndarray) -> InverseDepth:
+    """A view's surface with what a sensor measured (H, W), camera-space z, 0 = unknown, instead.
+
+    A pixel of the map is known where all of its part of the picture lies within two steps, so that
+    none is between a thing and what is behind it.
+    """
+    import cv2
+
+    size = surface.camera.width, surface.camera.height
+    with np.errstate(divide="ignore"):
+        inverse = np.where(depth > 0, 1 / depth, 0).astype(np.float32)
+    window = np.ones([-(-big // small) for big, small in zip(depth.shape, size[::-1], strict=True)])
+    nearest = cv2.dilate(inverse, window)
+    farthest = cv2.erode(inverse, window)
+    even = (depth > 0) & (nearest - farthest <= 2 * surface.step)
+    share = cv2.resize(even.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    mean = cv2.resize(np.where(even, inverse, 0), size, interpolation=cv2.INTER_AREA)
+    known = share > 0.5
+    return replace(
+        surface,
+        inverse=np.where(known, mean / np.maximum(share, 1e-6), surface.inverse),
+        confidence=np.where(known, np.float32(1), surface.confidence),
+        sensed=known,
     )
 
 
@@ -170,17 +219,20 @@ def _small(camera: Camera, image: np.ndarray, longer_side: int) -> tuple[Camera,
     return camera.scaled(*size), grey
 
 
-def _sweep_view(small, view, neighbours, centre, settings):
-    if not neighbours:
-        return None
-    camera, grey = small[view]
+def _planes(cameras, view, neighbours, centre, settings):
+    """The inverse depths that are tried, (D,)."""
+    camera = cameras[view]
     distance = float(np.linalg.norm(camera.centre - centre))
     # The first plane's disparity in the median neighbour decides how many planes there are.
-    baselines = [np.linalg.norm(camera.centre - small[i][0].centre) for i in neighbours]
+    baselines = [np.linalg.norm(camera.centre - cameras[i].centre) for i in neighbours]
     focal = float(np.sqrt(camera.K[0, 0] * camera.K[1, 1]))
     nearest = 1.0 / (settings.nearest * distance)
     planes = focal * float(np.median(baselines)) * nearest / settings.step_px
-    inverse = np.linspace(0.0, nearest, int(np.clip(planes, *settings.planes)))
+    return np.linspace(0.0, nearest, int(np.clip(planes, *settings.planes)))
+
+
+def _sweep_view(small, view, neighbours, inverse, settings):
+    camera, grey = small[view]
     likeness = np.stack([_likeness(camera, grey, *small[i], inverse, settings) for i in neighbours])
     step = float(inverse[1] - inverse[0])
     found, confidence = _best_plane(_better_half(likeness), 4, settings)
@@ -298,10 +350,13 @@ def refine(
     images: Sequence[np.ndarray],
     centre: np.ndarray,
     settings: SweepSettings | None = None,
+    *,
+    measured: Sequence[np.ndarray | None] | None = None,
 ) -> list[InverseDepth]:
     """Measure again around known surfaces, at twice their size: finer texture, smaller steps.
 
     surfaces, images: one per view. Every pixel tries a few depths on both sides of its own.
+    measured: as in `sweep`; what a sensor knows is not measured again.
     """
     import cv2
 
@@ -311,10 +366,13 @@ def refine(
         _small(camera.scaled(image.shape[1], image.shape[0]), image, 2 * settings.longer_side)
         for camera, image in zip(cameras, images, strict=True)
     ]
+    measured = [None] * len(cameras) if measured is None else measured
     offsets = np.arange(-_REFINED_PLANES, _REFINED_PLANES + 1) * _REFINED_STEP
 
     def one(view):
-        surface, (camera, grey) = surfaces[view], fine[view]
+        surface, (camera, grey), depth = surfaces[view], fine[view], measured[view]
+        if depth is not None and (depth > 0).mean() >= _MEASURED:
+            return believed(replace(surface, confidence=np.zeros_like(surface.inverse)), depth)
         size = camera.width, camera.height
         start = cv2.resize(surface.inverse, size, interpolation=cv2.INTER_CUBIC)
         inverse = np.maximum(start + offsets[:, None, None] * surface.step, 1e-3 * surface.step)
@@ -326,7 +384,8 @@ def refine(
         found, confidence = _best_plane(_better_half(likeness), 2, settings)
         step = _REFINED_STEP * surface.step
         moved = start + (found - _REFINED_PLANES) * step
-        return InverseDepth(camera, np.float32(moved), confidence, step)
+        refined = InverseDepth(camera, np.float32(moved), confidence, step)
+        return refined if depth is None else believed(refined, depth)
 
     return in_threads(one, range(len(surfaces)))
 

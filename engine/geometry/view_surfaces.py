@@ -19,6 +19,8 @@ from .zbuffer import project_finite
 
 #: Weight of a place that only the completion knows.
 GUESS = 0.05
+#: Views that say as much as the sensor that has measured a place.
+_SENSED = 3.0
 #: Weight of the shell where nothing is known: it decides over a gap of about 25 pixels or more.
 _PRIOR = 0.005
 #: Surfaces behind each other in one pixel that are looked at, front to back, and how often the
@@ -81,7 +83,7 @@ def seen(
 def agreed(
     surfaces: Sequence[InverseDepth], near: float, settings: ConsensusSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places that several views have measured: positions (N, 3) and weights (N,).
+    """Places that several views, or a sensor, have measured: positions (N, 3) and weights (N,).
 
     near: depths nearer than this are not projected, world units.
     """
@@ -100,6 +102,8 @@ def agreed(
             sure = other.confidence.ravel()[pixel]
             agreement[which] += (np.abs(error) < settings.agree) * sure
             conflict[which] += (error > settings.conflict) * sure
+        if surface.sensed is not None:
+            agreement += _SENSED * surface.sensed.ravel()[certain]
         kept = (agreement >= settings.min_agreement) & (conflict < 0.5 * agreement)
         own = surface.confidence.ravel()[certain]
         positions.append(places[kept])

@@ -19,6 +19,7 @@ from ..model.points import ExplicitPoints
 from ..render.splats import SH_C0, Splats
 from .checkpoint import save_splats
 from .images import PlateImages
+from .plates import plate_depth
 from .run import Run
 from .trainer import Job, StepCallback, train
 
@@ -26,6 +27,8 @@ log = logging.getLogger(engine_name)
 
 #: Plates that a background needs at least: two views can agree on a wrong place.
 _FEWEST_PLATES = 3
+#: A background of which so much was measured has its points where they belong.
+_MEASURED = 0.5
 #: Corrections of a camera beyond this are reported, in pixels of an image that is 640 long.
 _FAR_OFF = 1.0
 #: Of the time that is left when it can be trained; the frames get the rest.
@@ -51,6 +54,7 @@ def reconstruct_background(
     fusion = FusionSettings(pixels_per_point=plan.settings.background_pixels)
     maps = SweepSettings(longer_side=plan.settings.background_maps)
     background_settings = BackgroundSettings(sweep=maps, fusion=fusion)
+    depths = [plate_depth(capture, run.reader, view) for view in used]
     try:
         found = static_background(
             [capture.camera(0, view) for view in used],
@@ -59,13 +63,17 @@ def reconstruct_background(
             bounds=capture.bounds,
             # Where the other cameras stand is known, and that nothing is in front of them.
             lenses=[capture.camera(0, view) for view in range(len(capture.views))],
+            depths=depths,
             settings=background_settings,
         )
     except ReconstructionError as error:
         log.warning("no static background: %s", error)
         return None
     run.watch.check()
+    measured = np.mean([0 if depth is None else (depth > 0).mean() for depth in depths])
     settings = plan.settings.for_background
+    if measured > _MEASURED:
+        settings = plan.settings.for_measured_background
     model = ExplicitPoints(
         found.points.position,
         found.color,

@@ -38,17 +38,11 @@ def clean_plate(
 
     if capture.moving:
         return None
-    both = capture.images.keys() & capture.masks.keys()
-    frames = [f for f in range(len(capture.frames)) if (f, view) in both]
-    if not frames:
+    chosen = _sampled(capture, capture.images, view, max_bytes)
+    if not chosen:
         return None
-    size = capture.views[view].width * capture.views[view].height
-    count = int(np.clip(max_bytes // (size * 4), 3, PLATE_SAMPLES))
-    chosen = sorted({frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)})
-
     images = np.stack([reader.image(f, view) for f in chosen])
-    margin = round(PLATE_DILATION * max(images.shape[1:3]))
-    hidden = np.stack([dilate(reader.mask(f, view), margin) for f in chosen])
+    hidden = _hidden(reader, view, chosen)
     # Hidden samples sort to the end, and the median is taken among the others only.
     known = len(chosen) - hidden.sum(axis=0)
     middle = np.maximum((known - 1) // 2, 0)[None]
@@ -65,6 +59,45 @@ def clean_plate(
             np.ascontiguousarray(plate[..., :3]), holes, 3, cv2.INPAINT_TELEA
         )
     return plate
+
+
+def plate_depth(
+    capture: Capture, reader: ImageReader, view: int, *, max_bytes: int = 400 << 20
+) -> np.ndarray | None:
+    """The depth (H, W) float32 of a view's clean plate, camera-space z in world units, 0 = unknown.
+
+    The masked median of its depth maps over the clip, which averages the noise of a sensor out.
+    None where there are none, or where they know nothing but the subject.
+    """
+    if capture.moving:
+        return None
+    chosen = _sampled(capture, capture.depths, view, max_bytes)
+    if not chosen:
+        return None
+    depth = np.stack([reader.depth(f, view) for f in chosen])
+    depth[_hidden(reader, view, chosen) | (depth <= 0)] = np.nan
+    known = np.isfinite(depth).any(axis=0)
+    result = np.zeros(known.shape, dtype=np.float32)
+    result[known] = np.nanmedian(depth[:, known], axis=0)
+    return result if known.any() else None
+
+
+def _sampled(capture, files, view, max_bytes):
+    """The frames that a plate is made of: spread over those with such a file and a mask."""
+    both = files.keys() & capture.masks.keys()
+    frames = [f for f in range(len(capture.frames)) if (f, view) in both]
+    if not frames:
+        return []
+    size = capture.views[view].width * capture.views[view].height
+    count = int(np.clip(max_bytes // (size * 4), 3, PLATE_SAMPLES))
+    return sorted({frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)})
+
+
+def _hidden(reader, view, frames):
+    """Where the subject and its soft edges are, (F, H, W) bool."""
+    masks = [reader.mask(frame, view) for frame in frames]
+    margin = round(PLATE_DILATION * max(masks[0].shape))
+    return np.stack([dilate(mask, margin) for mask in masks])
 
 
 def surely_subject(mask: np.ndarray, image: np.ndarray, plate: np.ndarray | None) -> np.ndarray:
