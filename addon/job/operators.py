@@ -23,6 +23,7 @@ from .request import (
     names,
     next_folder,
     output_folder,
+    point_pixels_of,
     request_from_scene,
 )
 from .result import show_clip
@@ -139,6 +140,7 @@ class Peel4DReconstruct(bpy.types.Operator):
                 job.preset,
                 background=job.background,
                 cameras=cameras_of(job),
+                point_pixels=point_pixels_of(job),
             )
         else:
             if self.capture.strip():

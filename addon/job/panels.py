@@ -106,6 +106,11 @@ def _draw_settings(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
         layout.prop(job, "capture_path")
     layout.prop(job, "output")
     layout.prop(job, "preset")
+    row = layout.row(heading="Point Spacing")
+    row.prop(job, "use_point_pixels", text="")
+    field = row.row()
+    field.active = job.use_point_pixels
+    field.prop(job, "point_pixels", text="")
     layout.prop(job, "background")
     if job.background != "none":
         layout.prop(job, "refine_cameras")

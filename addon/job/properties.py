@@ -4,7 +4,14 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import (
+    BoolProperty,
+    EnumProperty,
+    FloatProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)
 
 #: Since 4.5 a property has to say that `//` is meant; before, the word is unknown and // works.
 _BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
@@ -12,7 +19,7 @@ _BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 
 PRESET_ITEMS = (
     ("draft", "Draft", "A quick look: does the rig fit, is the subject complete"),
     ("standard", "Standard", "Good quality"),
-    ("high", "High", "Twice the steps of Standard and sharper texture"),
+    ("high", "High", "Finer points and more steps: sharper, but slower and larger clips"),
 )
 BACKGROUND_ITEMS = (
     ("auto", "Subject and Background", "Also what does not move, where the cameras see it"),
@@ -39,6 +46,25 @@ class Peel4DJobProperties(bpy.types.PropertyGroup):
         description="Quality against time",
         items=PRESET_ITEMS,
         default="standard",
+        options=set(),
+    )
+    use_point_pixels: BoolProperty(
+        name="Point Spacing",
+        description="Choose how far apart the subject's points are, instead of the preset",
+        default=False,
+        options=set(),
+    )
+    point_pixels: FloatProperty(
+        name="Pixels",
+        description="Distance of the subject's points in pixels of the median camera. More: "
+        "smaller clips; less: near things are sharper, for more time and memory",
+        default=2.4,
+        min=0.5,
+        max=50.0,
+        soft_min=1.0,
+        soft_max=6.0,
+        precision=1,
+        step=10,
         options=set(),
     )
     background: EnumProperty(

@@ -21,8 +21,9 @@ PREVIEW_SECONDS = 5
 class Request:
     """frames: "a:b" with a <= number < b, or None for all. views, test_views: names, None as the
     capture says. background: "auto", or "none" for the subject only. cameras: "auto", or "given":
-    not refined. size: pixels of captures that do not state it. steps: per frame, None as the preset
-    says. resume: go on with what is in `output`; nothing else counts then."""
+    not refined. size: pixels of captures that do not state it. steps: per frame, and point_pixels:
+    distance of the subject's points, None as the preset says. resume: go on with what is in
+    `output`; nothing else counts then."""
 
     capture: Path | None
     output: Path
@@ -34,6 +35,7 @@ class Request:
     cameras: str = "auto"
     size: tuple[int, int] | None = None
     steps: int | None = None
+    point_pixels: float | None = None
     resume: bool = False
 
     def arguments(self, *, memory_limit: int | None, previews: bool) -> list[str]:
@@ -57,6 +59,8 @@ class Request:
             options.append(f"--size={self.size[0]}x{self.size[1]}")
         if self.steps is not None:
             options.append(f"--steps={self.steps}")
+        if self.point_pixels is not None:
+            options.append(f"--point-pixels={self.point_pixels:.3g}")
         return ["reconstruct", str(self.capture.absolute()), *options]
 
 
@@ -157,11 +161,16 @@ def request_from_scene(scene: bpy.types.Scene) -> Request:
         job.background,
         cameras_of(job),
         size,
+        point_pixels=point_pixels_of(job),
     )
 
 
 def cameras_of(job: bpy.types.PropertyGroup) -> str:
     return "auto" if job.refine_cameras else "given"
+
+
+def point_pixels_of(job: bpy.types.PropertyGroup) -> float | None:
+    return job.point_pixels if job.use_point_pixels else None
 
 
 def names(text: str) -> tuple[str, ...] | None:

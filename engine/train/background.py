@@ -54,7 +54,9 @@ def reconstruct_background(
     fusion = FusionSettings(pixels_per_point=plan.settings.background_pixels)
     maps = SweepSettings(longer_side=plan.settings.background_maps)
     background_settings = BackgroundSettings(sweep=maps, fusion=fusion)
-    depths = [plate_depth(capture, run.reader, view) for view in used]
+    # Who asks for hulls where there are depth maps does not trust these.
+    trusted = used if plan.points == "depth" else []
+    depths = [plate_depth(capture, run.reader, view) for view in trusted] or [None] * len(used)
     try:
         found = static_background(
             [capture.camera(0, view) for view in used],

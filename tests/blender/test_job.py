@@ -95,6 +95,9 @@ def test_settings_of_the_scene(session, scene, ball_capture, tmp_path):
         "--cameras=given",
         *("--frames=1:3", "--views=00,01,02", "--test-views=03"),
     ]
+    job.use_point_pixels, job.point_pixels = True, 3.4
+    asked = request_from_scene(scene).arguments(memory_limit=None, previews=False)
+    assert "--point-pixels=3.4" in asked
     job.frame_last = 0
     with pytest.raises(PeelError, match="Last"):
         request_from_scene(scene)
