@@ -6,6 +6,7 @@ Scenes are ray-traced (traced_room.py): planes and boxes with a solid texture of
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ from peel4d.engine.render.camera import Camera
 from peel4d.engine.render.core import IDENTITY
 from peel4d.engine.render.settings import PeelSettings
 from peel4d.engine.render.splats import Splats
+from peel4d.engine.train import background
 from peel4d.engine.train.background import seen_by_mean_camera
+from peel4d.engine.train.settings import TrainSettings
 
 
 def test_semi_global_is_the_recursion():
@@ -475,3 +478,29 @@ def test_neighbours_share_out_the_view():
     ]
     chosen = choose_neighbours(cameras, 0, np.array([0.0, 0, 4]), 2)
     assert 3 in chosen and len(chosen) == 2
+
+
+@pytest.mark.parametrize("points", ["depth", "hull"])
+def test_depth_maps_serve_the_background_unless_hulls_are_asked_for(monkeypatch, points):
+    plate, depth = np.full((4, 4, 4), 255, np.uint8), np.ones((4, 4), np.float32)
+    given = []
+
+    def record(cameras, plates, known, *, depths, **_):
+        given.extend(depths)
+        raise ReconstructionError("this is far enough")
+
+    monkeypatch.setattr(background, "static_background", record)
+    monkeypatch.setattr(background, "plate_depth", lambda capture, reader, view: depth)
+    capture = SimpleNamespace(
+        moving=False, bounds=None, views=range(4), camera=lambda frame, view: None
+    )
+    run = SimpleNamespace(
+        plan=SimpleNamespace(points=points, background="auto", settings=TrainSettings()),
+        folder=None,
+        capture=capture,
+        reader=None,
+        views=[0, 1, 3],
+        plates=dict.fromkeys(range(4), plate),
+    )
+    assert background.reconstruct_background(run, lambda *_: None) is None
+    assert given == ([depth] * 3 if points == "depth" else [None] * 3)
