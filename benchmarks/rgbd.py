@@ -144,8 +144,10 @@ def main() -> int:
         for row in found:
             row["shorter"] = []
             if row["source"] != "hull":
-                reader = readers[row["source"]]
-                row["shorter"] = shorter(capture, reader, plates, frame, goal, settings)
+                name = row["source"]
+                row["shorter"] = shorter(
+                    capture, readers[name], plates, frame, name, goal, settings
+                )
             ends = [*row["shorter"], row["curve"][-1]]
             row["to_hull"] = next((it for it in ends if it["psnr"] >= goal), None)
             print_row(row)
@@ -241,6 +243,7 @@ def shorter(
     reader: ImageReader,
     plates: dict[int, np.ndarray],
     frame: int,
+    name: str,
     goal: float,
     settings: TrainSettings,
 ) -> list[dict]:
@@ -248,7 +251,7 @@ def shorter(
     ends: list[dict] = []
     for share in TRIED:
         steps = round(share * settings.steps)
-        row = training(capture, reader, plates, frame, "", replace(settings, steps=steps))
+        row = training(capture, reader, plates, frame, name, replace(settings, steps=steps))
         ends.append(row["curve"][-1])
         if ends[-1]["psnr"] >= goal:
             break

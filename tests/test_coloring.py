@@ -175,6 +175,8 @@ def test_depth_buffer_of_single_disks():
     assert not drawn[:, :40].any()
     single = depth_buffer(np.array([[0.105, 0.105, 0]]), 1e-6, FRONT)
     assert np.argwhere(np.isfinite(single)).tolist() == [[52, 52]]  # the centre's pixel, always
+    large = np.isfinite(depth_buffer(np.array([[0, 0, -2.9]]), 0.1, FRONT))
+    assert large[48, 48] and large[0, 48] and not large[0, 0]  # 64 pixels instead of 120
     far = replace(FRONT, t=FRONT.t - [0, 1e6, 0])  # precise as ever far from the origin
     np.testing.assert_allclose(depth_buffer(points + [0, 1e6, 0], 0.1, far), buffer, rtol=1e-6)
 

@@ -18,12 +18,11 @@ from .job import State
 from .process import tail
 from .request import (
     Request,
-    cameras_of,
     finished_clip,
     names,
     next_folder,
     output_folder,
-    point_pixels_of,
+    recipe,
     request_from_scene,
 )
 from .result import show_clip
@@ -133,15 +132,7 @@ class Peel4DReconstruct(bpy.types.Operator):
             return Request(None, output, resume=True)
         if self.capture.strip() and self.output.strip():
             capture, output = (Path(bpy.path.abspath(p)) for p in (self.capture, self.output))
-            job = scene.peel4d_job
-            request = Request(
-                capture,
-                output,
-                job.preset,
-                background=job.background,
-                cameras=cameras_of(job),
-                point_pixels=point_pixels_of(job),
-            )
+            request = Request(capture, output, **recipe(scene.peel4d_job))
         else:
             if self.capture.strip():
                 scene.peel4d_job.capture_path = self.capture

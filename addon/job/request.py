@@ -154,23 +154,22 @@ def request_from_scene(scene: bpy.types.Scene) -> Request:
     return Request(
         capture,
         output,
-        job.preset,
-        frames,
-        views,
-        tests,
-        job.background,
-        cameras_of(job),
-        size,
-        point_pixels=point_pixels_of(job),
+        frames=frames,
+        views=views,
+        test_views=tests,
+        size=size,
+        **recipe(job),
     )
 
 
-def cameras_of(job: bpy.types.PropertyGroup) -> str:
-    return "auto" if job.refine_cameras else "given"
-
-
-def point_pixels_of(job: bpy.types.PropertyGroup) -> float | None:
-    return job.point_pixels if job.use_point_pixels else None
+def recipe(job: bpy.types.PropertyGroup) -> dict[str, object]:
+    """What the scene says of how any capture is reconstructed, for a `Request`."""
+    return {
+        "preset": job.preset,
+        "background": job.background,
+        "cameras": "auto" if job.refine_cameras else "given",
+        "point_pixels": job.point_pixels if job.use_point_pixels else None,
+    }
 
 
 def names(text: str) -> tuple[str, ...] | None:

@@ -125,7 +125,7 @@ def sweep(
         inverse = _planes(reduced, view, chosen[view], centre, settings)
         if depth is None:
             return _sweep_view(small, view, chosen[view], inverse, settings)
-        if (depth > 0).mean() < _MEASURED:
+        if not _knows_most(depth):
             return believed(_sweep_view(small, view, chosen[view], inverse, settings), depth)
         size = _MEASURED_SIZE * settings.longer_side
         camera, grey = _small(cameras[view], images[view], size)
@@ -134,6 +134,10 @@ def sweep(
         return believed(InverseDepth(camera, far, unsure, step), depth)
 
     return in_threads(one, range(len(small)))
+
+
+def _knows_most(depth):
+    return (depth > 0).mean() >= _MEASURED
 
 
 def believed(surface: InverseDepth, depth: np.ndarray) -> InverseDepth:
@@ -371,7 +375,7 @@ def refine(
 
     def one(view):
         surface, (camera, grey), depth = surfaces[view], fine[view], measured[view]
-        if depth is not None and (depth > 0).mean() >= _MEASURED:
+        if depth is not None and _knows_most(depth):
             return believed(replace(surface, confidence=np.zeros_like(surface.inverse)), depth)
         size = camera.width, camera.height
         start = cv2.resize(surface.inverse, size, interpolation=cv2.INTER_CUBIC)

@@ -200,7 +200,8 @@ def _judge(points, half_diagonal, voter):
     """For each ball: may / must the camera see it, may / must it be covered (four bool (N,))."""
     camera = voter.camera
     u, v, z = camera.image_of(points)
-    in_front = z - half_diagonal > max(camera.near, _SMALLEST_Z)
+    near = max(camera.near, _SMALLEST_Z)
+    in_front = z - half_diagonal > near
     # What reaches behind the near plane has no bounded projection; it is judged below.
     behind = np.flatnonzero(~in_front)
     u[behind] = v[behind] = 0.0
@@ -216,7 +217,7 @@ def _judge(points, half_diagonal, voter):
     if not camera.orthographic:
         squared = (camera.rays(u, v) ** 2).sum(axis=-1)
         reach = reach * np.sqrt(squared) / np.where(in_front, z - half_diagonal, 1.0)
-    straddles = ~in_front & (z + half_diagonal > max(camera.near, _SMALLEST_Z))
+    straddles = ~in_front & (z + half_diagonal > near)
     touches = (u + reach >= 0) & (v + reach >= 0) & (u - reach < width) & (v - reach < height)
     inside = (u - reach >= 0) & (v - reach >= 0) & (u + reach < width) & (v + reach < height)
     may_see = straddles | (in_front & touches & (z - half_diagonal < camera.far))

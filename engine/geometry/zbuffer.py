@@ -14,6 +14,9 @@ from ..render.settings import PeelSettings
 #: Points that are projected at once by those who have many: arrays of this size stay in the cache,
 #: and larger ones are new memory from the system every time.
 CHUNK = 1 << 13
+#: Disks larger than this are drawn at this radius, pixels: a point that fills the picture is too
+#: near to say anything about what is behind it.
+_MAX_RADIUS = 64.0
 #: One layer; disks reach the centre of the pixel that they are in.
 _NEAREST = PeelSettings(layers=1, min_radius_px=math.sqrt(0.5))
 
@@ -37,20 +40,22 @@ def depth_buffer(position: np.ndarray, radius: float, camera: Camera) -> np.ndar
     """Camera-space z of the nearest point per pixel, (H, W) float32, +inf where there is none.
 
     position: (N, 3). radius: world units, > 0; each point is a disk of this radius that faces the
-    camera, and covers at least the pixel that its own centre is in. Points that are not finite are
-    left out.
+    camera, and covers at least the pixel that its own centre is in. Points whose centre is
+    outside the image are left out.
     """
-    position = np.asarray(position, dtype=np.float64)
-    position = position[np.isfinite(position).all(axis=1)]
     buffer = np.full((camera.height, camera.width), np.inf, dtype=np.float32)
-    if not len(position):
+    _, _, z, valid = project_finite(position, camera)
+    if not valid.any():
         return buffer
+    position, z = np.asarray(position, dtype=np.float64)[valid], z[valid]
+    focal = np.sqrt(camera.K[0, 0] * camera.K[1, 1])
+    largest = _MAX_RADIUS / focal * (np.ones_like(z) if camera.orthographic else z)
     # The core has floats, which hold little of a place that is far from the origin.
     origin = position.mean(axis=0)
     near_origin = replace(camera, t=camera.to_camera(origin))
     nearest = forward(
         (position - origin).astype(np.float32),
-        np.full(len(position), radius, dtype=np.float32),
+        np.minimum(radius, largest).astype(np.float32),
         np.ones(len(position), dtype=np.float32),
         np.zeros((len(position), 3), dtype=np.float32),
         near_origin,
@@ -59,7 +64,7 @@ def depth_buffer(position: np.ndarray, radius: float, camera: Camera) -> np.ndar
         want=("layer_ids",),
     )["layer_ids"][..., 0]
     drawn = nearest >= 0
-    buffer[drawn] = camera.to_camera(position[nearest[drawn]])[:, 2]
+    buffer[drawn] = z[nearest[drawn]]
     return buffer
 
 

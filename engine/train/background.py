@@ -55,8 +55,8 @@ def reconstruct_background(
     maps = SweepSettings(longer_side=plan.settings.background_maps)
     background_settings = BackgroundSettings(sweep=maps, fusion=fusion)
     # Who asks for hulls where there are depth maps does not trust these.
-    trusted = used if plan.points == "depth" else []
-    depths = [plate_depth(capture, run.reader, view) for view in trusted] or [None] * len(used)
+    trusted = plan.points == "depth"
+    depths = [plate_depth(capture, run.reader, view) if trusted else None for view in used]
     try:
         found = static_background(
             [capture.camera(0, view) for view in used],

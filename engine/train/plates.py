@@ -36,8 +36,6 @@ def clean_plate(
     """
     import cv2
 
-    if capture.moving:
-        return None
     chosen = _sampled(capture, capture.images, view, max_bytes)
     if not chosen:
         return None
@@ -69,8 +67,6 @@ def plate_depth(
     The masked median of its depth maps over the clip, which averages the noise of a sensor out.
     None where there are none, or where they know nothing but the subject.
     """
-    if capture.moving:
-        return None
     chosen = _sampled(capture, capture.depths, view, max_bytes)
     if not chosen:
         return None
@@ -83,7 +79,12 @@ def plate_depth(
 
 
 def _sampled(capture, files, view, max_bytes):
-    """The frames that a plate is made of: spread over those with such a file and a mask."""
+    """The frames that a plate is made of: spread over those with such a file and a mask.
+
+    None of a moving camera, which sees another background in each.
+    """
+    if capture.moving:
+        return []
     both = files.keys() & capture.masks.keys()
     frames = [f for f in range(len(capture.frames)) if (f, view) in both]
     if not frames:
